@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['PANELS', 'DIRECTIONS', 'CITYSCAPES', 'CVUSA', 'ENDINGS', 'ORDERS', 'DataError', 'parse_panel_order', 'open_picture',
            'read_panels', 'to_classes', 'to_colours', 'to_values', 'to_levels', 'enlarging_weights',
-           'shrinking_weights', 'Axis', 'resize_axis', 'mix_in_blocks', 'mix_by_taps', 'scale_and_crop',
-           'plain_numbers', 'random_words', 'Example', 'CrossViewBatch', 'find_pictures', 'check_size',
-           'CrossViewDataset', 'stack_examples', 'CrossViewLoader', 'save_picture', 'match_pictures', 'combine_pairs',
-           'sample_data']
+           'shrinking_weights', 'Axis', 'resize_axis', 'mix_in_blocks', 'mix_by_taps', 'scale_and_crop', 'random_words',
+           'Example', 'CrossViewBatch', 'find_pictures', 'check_size', 'CrossViewDataset', 'stack_examples',
+           'CrossViewLoader', 'save_picture', 'match_pictures', 'combine_pairs', 'sample_data']
 
 # %% ../nbs/02_data.ipynb #62682351
 import importlib.util
 import os
-import tempfile
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
+from fastcore.basics import patch
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import DataLoader
 
@@ -49,8 +48,7 @@ def open_picture(
     "Decode a whole picture, or say what is wrong with the file."
     path = Path(path)
     try:
-        picture = Image.open(path)
-        picture.load()
+        with Image.open(path) as picture: picture.load()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise DataError(f'{path}: cannot be opened ({error.strerror}); check the path and its permissions') from error
     except UnidentifiedImageError as error:
@@ -231,7 +229,7 @@ def scale_and_crop(
     values = out.new_empty(panels.shape[1:])                       # one image at a time passes through these two,
     rows = out.new_empty(*panels.shape[1:-2], size, source)        # which therefore stay in the processor's cache
     with torch.autocast(panels.device.type, enabled=False):
-        for crop, panel, (row, column), mirror in zip(out, panels, plain_numbers(offsets), plain_numbers(flip)):
+        for crop, panel, (row, column), mirror in zip(out, panels, _plain_numbers(offsets), _plain_numbers(flip)):
             if load_size == source:                                        # nothing to mix, only to cut
                 part = panel[..., row:row + size, column:column + size]
                 crop.copy_(part.flip(-1) if mirror else part).mul_(fraction)
@@ -243,7 +241,7 @@ def scale_and_crop(
             crop.mul_(2).sub_(1)
     return out
 
-def plain_numbers(numbers):
+def _plain_numbers(numbers):
     "Python's own numbers, whether a tensor, an array or a list comes in."
     return numbers.tolist() if hasattr(numbers, 'tolist') else numbers
 
@@ -255,6 +253,7 @@ def random_words(
     *key: int,  # what they depend on, whole numbers from 0
 ) -> np.ndarray: # (n,) uint64
     "Random numbers that depend on `key` alone, the same with every numpy."
+    if min(key) < 0: raise DataError(f'seeds and epochs are whole numbers from 0; found {min(key)}')
     return np.random.Philox(np.random.SeedSequence(key)).random_raw(n)
 
 # %% ../nbs/02_data.ipynb #48217c6a
@@ -331,53 +330,45 @@ class CrossViewDataset:
             raise DataError(f"direction {direction!r}: choose 'a2g' (aerial to ground) or 'g2a' (ground to aerial)")
         self.size, self.direction, self.phase, self.bgr, self.seed = check_size(size), direction, phase, bgr, seed
         self.augment = phase == 'train' if augment is None else augment
-        self.load_size = load_size or (round(size * 286 / 256) if self.augment else size)
-        if self.load_size < size or (self.load_size > size and not self.augment):
-            raise DataError(f'load size {self.load_size} with size {size}: it must be {"at least " if self.augment else ""}{size}'
-                            + ('' if self.augment else ', for nothing is cropped where nothing is augmented'))
         self.flip = flip and self.augment
+        self.load_size = load_size or (round(size * 286 / 256) if self.augment else size)
+        if self.load_size < size: raise DataError(f'load size {self.load_size} with size {size}: it must be at least {size}')
+        if self.load_size > size and not self.augment:
+            raise DataError(f'load size {self.load_size} with size {size}: without augmentation nothing is cropped, so leave it out')
         self.panel_order = parse_panel_order(panel_order)
         self.root, self.files = Path(root), list(find_pictures(Path(root) / phase).values())
         self.names = [path.stem for path in self.files]
 
     def __len__(self): return len(self.files)
 
-    def __getitem__(self, index): return self.example(range(len(self))[index])
+# %% ../nbs/02_data.ipynb #00d14cc2
+@patch
+def draw(self: CrossViewDataset,
+    index: int,     # which file, 0 to len - 1
+    epoch: int=0,   # from 0
+    repeat: int=0,  # how often the same file was drawn before in this epoch (with replacement only)
+) -> tuple: # (row, column), flip
+    "Crop and flip of one example; they depend on seed, epoch, index and repeat alone."
+    row, column, mirror = map(int, random_words(3, self.seed, _CROP, epoch, index, repeat))
+    spare = self.load_size - self.size
+    offsets = (1 + row % spare, 1 + column % spare) if spare else (0, 0)
+    return offsets, self.flip and mirror % 2 == 1
 
-    def draw(self,
-        index: int,     # which file, 0 to len - 1
-        epoch: int=0,   # from 0
-        repeat: int=0,  # how often the same file was drawn before in this epoch (with replacement only)
-    ) -> tuple: # (row, column), flip
-        "Crop and flip of one example; they depend on seed, epoch, index and repeat alone."
-        row, column, mirror = map(int, random_words(3, self.seed, _CROP, epoch, index, repeat))
-        spare = self.load_size - self.size
-        offsets = (1 + row % spare, 1 + column % spare) if spare else (0, 0)     # never 0, as in the authors' program
-        return offsets, self.flip and mirror % 2 == 1
+# %% ../nbs/02_data.ipynb #1c8c96a0
+@patch
+def example(self: CrossViewDataset,
+    index: int,     # which file, 0 to len - 1
+    epoch: int=0,   # from 0
+    repeat: int=0,  # how often the same file was drawn before in this epoch
+) -> Example:
+    "Read one file, cut it, and draw its crop."
+    panels = read_panels(self.files[index], self.panel_order, DIRECTIONS[self.direction], self.bgr)
+    return Example(panels, self.names[index], *self.draw(index, epoch, repeat))
 
-    def example(self,
-        index: int,     # which file, 0 to len - 1
-        epoch: int=0,   # from 0
-        repeat: int=0,  # how often the same file was drawn before in this epoch
-    ) -> Example:
-        "Read one file, cut it, and draw its crop."
-        panels = read_panels(self.files[index], self.panel_order, DIRECTIONS[self.direction], self.bgr)
-        return Example(panels, self.names[index], *self.draw(index, epoch, repeat))
+@patch
+def __getitem__(self: CrossViewDataset, index): return self.example(range(len(self))[index])
 
-    def collate(self,
-        examples,         # a list of `Example`
-        device='cpu',     # where to scale and crop
-    ) -> CrossViewBatch:
-        "Examples together as a batch: scaled, cropped and mirrored on `device`."
-        return self.finish(stack_examples(examples), device)
-
-    def finish(self, stacked, device='cpu'):
-        "The second half of `collate`: what `stack_examples` returned becomes a batch."
-        panels, names, offsets, flip = stacked
-        ready = torch.empty(3, len(names), 3, self.size, self.size, device=device)    # each panel's batch in one piece
-        scale_and_crop(panels.to(device, non_blocking=True), self.load_size, self.size, offsets, flip, ready.transpose(0, 1))
-        return CrossViewBatch(*ready, names)
-
+# %% ../nbs/02_data.ipynb #9160e127
 def stack_examples(
     examples,  # a list of `Example`
 ) -> tuple: # (N, 3, 3, S, S) uint8, names, offsets, flips
@@ -389,7 +380,26 @@ def stack_examples(
                             'a folder holds one size. `crossview combine` brings panels to one size')
     return torch.stack(panels), list(names), list(offsets), list(flip)
 
-# %% ../nbs/02_data.ipynb #f20374c4
+@patch
+def finish(self: CrossViewDataset,
+    stacked,       # what `stack_examples` returned
+    device='cpu',  # where to scale and crop
+) -> CrossViewBatch:
+    "Scale, crop and mirror stacked examples on `device`."
+    panels, names, offsets, flip = stacked
+    ready = torch.empty(3, len(names), 3, self.size, self.size, device=device)    # each panel's batch in one piece
+    scale_and_crop(panels.to(device, non_blocking=True), self.load_size, self.size, offsets, flip, ready.transpose(0, 1))
+    return CrossViewBatch(*ready, names)
+
+@patch
+def collate(self: CrossViewDataset,
+    examples,      # a list of `Example`
+    device='cpu',  # where to scale and crop
+) -> CrossViewBatch:
+    "Examples together as a batch."
+    return self.finish(stack_examples(examples), device)
+
+# %% ../nbs/02_data.ipynb #c8ac2f86
 ORDERS = ('shuffled', 'serial', 'replacement')
 
 class CrossViewLoader:
@@ -411,46 +421,35 @@ class CrossViewLoader:
         self.workers, self.drop_last, self.device = workers, drop_last, device
         self.epoch = self.start_batch = 0
 
-    def set_epoch(self,
-        epoch: int,          # from 0
-        start_batch: int=0,  # leave out so many batches at the beginning: a resumed run goes on in mid-epoch
-    ):
-        "Choose the epoch that the next iteration goes through."
-        self.epoch, self.start_batch = epoch, start_batch
-
     @property
     def examples(self): return min(len(self.dataset), self.limit or len(self.dataset))
 
     def __len__(self):
         return self.examples // self.batch_size if self.drop_last else -(-self.examples // self.batch_size)
 
-    def indices(self,
-        epoch: int=None,  # None: the one that `set_epoch` chose
-    ) -> list: # positions in the dataset, in the order of the epoch
-        "Which examples an epoch goes through; depends on seed and epoch alone."
-        total, epoch = len(self.dataset), self.epoch if epoch is None else epoch
-        if self.order == 'serial': return list(range(self.examples))
-        words = random_words(total, self.seed, _ORDER, epoch)
-        chosen = words.argsort(kind='stable') if self.order == 'shuffled' else words % total
-        return chosen[:self.examples].tolist()
+# %% ../nbs/02_data.ipynb #b52cf087
+@patch
+def set_epoch(self: CrossViewLoader,
+    epoch: int,          # from 0
+    start_batch: int=0,  # leave out so many batches at the beginning: a resumed run goes on in mid-epoch
+):
+    "Choose the epoch that the next iteration goes through."
+    self.epoch, self.start_batch = epoch, start_batch
 
-    def __iter__(self):
-        keys, seen = [], {}
-        for index in self.indices():
-            keys.append((index, self.epoch, seen.get(index, 0)))
-            seen[index] = seen.get(index, 0) + 1
-        batches = [keys[k * self.batch_size:(k + 1) * self.batch_size] for k in range(self.start_batch, len(self))]
-        reader = DataLoader(_Reader(self.dataset), batch_sampler=batches, collate_fn=_first_error_or_batch,
-                            num_workers=self.workers, worker_init_fn=_ignore_interrupt,
-                            pin_memory=torch.device(self.device).type == 'cuda',
-                            generator=torch.Generator())   # its own, so that reading leaves torch's random state alone
-        for stacked in reader:
-            if isinstance(stacked, DataError): raise stacked
-            yield self.dataset.finish(stacked, self.device)
+@patch
+def indices(self: CrossViewLoader,
+    epoch: int=None,  # None: the one that `set_epoch` chose
+) -> list: # positions in the dataset, in the order of the epoch
+    "Which examples an epoch goes through; depends on seed and epoch alone."
+    total, epoch = len(self.dataset), self.epoch if epoch is None else epoch
+    if self.order == 'serial': return list(range(self.examples))
+    words = random_words(total, self.seed, _ORDER, epoch)
+    chosen = words.argsort(kind='stable') if self.order == 'shuffled' else words % total
+    return chosen[:self.examples].tolist()
 
-# %% ../nbs/02_data.ipynb #00d14cc2
+# %% ../nbs/02_data.ipynb #a6b7e02d
 class _Reader:
-    "Reads one example for its key; hands an error over as a value, so that it arrives without a worker's traceback."
+    "Reads one example for its key; hands an error over as a value."
     def __init__(self, dataset): self.dataset = dataset
     def __len__(self): return len(self.dataset)
     def __getitem__(self, key):
@@ -458,6 +457,7 @@ class _Reader:
         except DataError as error: return error
 
 def _first_error_or_batch(examples):
+    "What a worker sends home."
     errors = [example for example in examples if isinstance(example, DataError)]
     if errors: return errors[0]
     try: return stack_examples(examples)
@@ -467,6 +467,26 @@ def _ignore_interrupt(worker):
     "Ctrl-C is for the main process, which ends its workers in good order."
     import signal
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+# %% ../nbs/02_data.ipynb #5cfecb99
+@patch
+def keys(self: CrossViewLoader) -> list: # batches of (index, epoch, repeat)
+    "What is still to be read of this epoch."
+    keys, seen = [], {}
+    for index in self.indices():
+        keys.append((index, self.epoch, seen.get(index, 0)))
+        seen[index] = seen.get(index, 0) + 1
+    return [keys[k * self.batch_size:(k + 1) * self.batch_size] for k in range(self.start_batch, len(self))]
+
+@patch
+def __iter__(self: CrossViewLoader):
+    reader = DataLoader(_Reader(self.dataset), batch_sampler=self.keys(), collate_fn=_first_error_or_batch,
+                        num_workers=self.workers, worker_init_fn=_ignore_interrupt,
+                        pin_memory=torch.device(self.device).type == 'cuda',
+                        generator=torch.Generator())   # its own, so that reading leaves torch's random state alone
+    for stacked in reader:
+        if isinstance(stacked, DataError): raise stacked
+        yield self.dataset.finish(stacked, self.device)
 
 # %% ../nbs/02_data.ipynb #c0e9dc29
 def save_picture(
@@ -495,11 +515,12 @@ def match_pictures(
     "Pictures of the same stem belong to one place; an error if one has no counterpart, or a map not the size of its picture."
     found = {panel: find_pictures(folder) for panel, folder in folders.items()}
     stems = sorted(set().union(*found.values()))
+    lacking = []
     for panel, folder in folders.items():
         missing = [stem for stem in stems if stem not in found[panel]]
-        if missing:
-            raise DataError(f'{folder}: {len(missing)} of {len(stems)} places have no {panel} picture here, '
-                            f'first {", ".join(missing[:3])}; names must agree up to the ending')
+        if missing: lacking.append(f'{folder} has no {panel} picture for {len(missing)} of {len(stems)} places '
+                                   f'({", ".join(missing[:3])}{", ..." if len(missing) > 3 else ""})')
+    if lacking: raise DataError(f'{"; ".join(lacking)}. Names must agree up to the ending: add or remove pictures')
     places = {stem: {panel: found[panel][stem] for panel in folders} for stem in stems}
     for place in places.values():
         for view in ('street', 'aerial'):
@@ -511,7 +532,7 @@ def _check_same_size(picture, segmentation):
     for path in (picture, segmentation):
         try:
             with Image.open(path) as image: sizes.append(image.size)   # reads the header only
-        except OSError: sizes.append(open_picture(path).size)          # says what is wrong with the file
+        except Exception: sizes.append(open_picture(path).size)        # says what is wrong with the file
     if sizes[0] != sizes[1]:
         raise DataError(f'{picture} is {sizes[0][0]} x {sizes[0][1]} pixels, its segmentation {segmentation} '
                         f'{sizes[1][0]} x {sizes[1][1]}; the two must agree')
@@ -528,8 +549,9 @@ def combine_pairs(
     "Make four-panel files {street, aerial, street_seg, aerial_seg} from folders of single pictures."
     from fastprogress import progress_bar
     folders = dict(street=street, aerial=aerial, street_seg=street_seg, aerial_seg=aerial_seg)
-    output, places = Path(output), match_pictures({panel: folder for panel, folder in folders.items() if folder is not None})
     check_size(size)
+    places = match_pictures({panel: folder for panel, folder in folders.items() if folder is not None})
+    output = Path(output)
     if output.exists() and not output.is_dir(): raise DataError(f'{output}: is a file, and a folder is wanted; choose another name')
     for stem in progress_bar(places):
         strip = Image.new('RGB', (4 * size, size))

@@ -1,0 +1,103 @@
+"""The paper's measures against what the authors' script computed, and against the literal definition"""
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from crossview_nb.metrics import measure, psnr, sharpness_difference, ssim
+
+SHARED = Path(os.environ.get('CROSSVIEW_SHARED', Path(__file__).parents[2]/'shared'))/'golden/metrics'
+needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f'{SHARED} is not here: set CROSSVIEW_SHARED')
+
+
+def picture(name, dtype):
+    return torch.tensor(np.array(Image.open(SHARED/name).convert('RGB'))).permute(2, 0, 1)[None].to(dtype)/255
+
+
+@needs_shared
+@pytest.mark.parametrize('dtype,tolerance', [(torch.float64, 1e-9), (torch.float32, 1e-4)])
+def test_the_authors_figures(dtype, tolerance):
+    pairs = json.loads((SHARED/'metrics.json').read_text())['pairs']
+    assert len(pairs) == 9
+    for pair in pairs:
+        found = measure(picture(pair['true'], dtype), picture(pair['synthesized'], dtype))
+        for ours, theirs in dict(SSIM='SSIM', PSNR='PSNR', SD='sharpness').items():
+            assert abs(found[ours].item() - pair[theirs]) <= tolerance*abs(pair[theirs]), (pair, ours)
+
+
+def literal(real, imagined):
+    "The paper's three measures of one pair, pixel by pixel as METHOD.md words them; NumPy, float64, a two-dimensional window"
+    c, h, w = real.shape
+    mse = ((real - imagined)**2).mean()
+    gray_r, gray_i = (np.tensordot([.299, .587, .114], x, 1)*255 for x in (real, imagined))
+    tap = np.exp(-(np.arange(11) - 5)**2/4.5)
+    window = np.outer(tap, tap)/tap.sum()**2
+    def full(x):
+        x, out = np.pad(x, 10), np.zeros((h + 10, w + 10))
+        for i in range(11):
+            for j in range(11): out += window[i, j]*x[i:i + h + 10, j:j + w + 10]
+        return out
+    a, b = full(gray_r), full(gray_i)
+    va, vb, cov = full(gray_r**2) - a*a, full(gray_i**2) - b*b, full(gray_r*gray_i) - a*b
+    c1, c2 = 2.55**2, 7.65**2
+    total = 0
+    for k in range(c):
+        for y in range(1, h - 1):
+            for x in range(1, w - 1):
+                total += sum(abs(abs(imagined[k, y, x] - imagined[k, v, u]) - abs(real[k, y, x] - real[k, v, u])) for v, u in ((y, x - 1), (y - 1, x)))
+    db = lambda error: 10*math.log10(255**2/max(128**2*error, 1e-4))
+    return dict(SSIM=((2*a*b + c1)*(2*cov + c2)/((a*a + b*b + c1)*(va + vb + c2))).mean(), PSNR=db(mse), SD=db(total/(c*h*w)))
+
+
+@pytest.mark.parametrize('h,w', [(24, 24), (17, 30), (3, 5)])
+def test_literal_definition(h, w):
+    rng = np.random.default_rng(h)
+    real, imagined = rng.random((6, 3, h, w)), rng.random((6, 3, h, w))
+    imagined[0] = real[0]
+    imagined[1] = real[1]*0.999
+    imagined[2], real[2] = 0, 1
+    found = measure(torch.tensor(real), torch.tensor(imagined))
+    for n in range(6):
+        for key, expected in literal(real[n], imagined[n]).items(): assert abs(found[key][n].item() - expected) < 1e-9*max(1, abs(expected)), (n, key)
+
+
+def test_standard_against_torchmetrics():
+    functional = pytest.importorskip('torchmetrics.functional.image')
+    real = torch.rand(3, 3, 40, 33, dtype=torch.float64)
+    imagined = (real + 0.1*torch.randn_like(real)).clamp(0, 1)
+    for n in range(3):
+        a, b = real[n:n + 1], imagined[n:n + 1]
+        assert abs(psnr(a, b, 'standard') - functional.peak_signal_noise_ratio(b, a, data_range=1.)).item() < 1e-9
+        assert abs(ssim(a, b, 'standard') - functional.structural_similarity_index_measure(b, a, data_range=1.)).item() < 1e-6
+
+
+def test_paper_and_standard_psnr():
+    real, imagined = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16)
+    gap = psnr(real, imagined) - psnr(real, imagined, 'standard')
+    assert torch.allclose(gap, torch.full((2,), 20*math.log10(255/128)), atol=1e-4)
+    assert psnr(real, real, 'standard').isinf().all() and sharpness_difference(real, real, 'standard').isinf().all()
+    assert torch.allclose(ssim(real, real, 'standard'), torch.ones(2), atol=1e-5)
+    assert abs(psnr(real, real) - 88.1308036).max() < 1e-4
+
+
+@pytest.mark.parametrize('measure_one', [ssim, psnr, sharpness_difference])
+def test_bad_input(measure_one):
+    x = torch.rand(2, 3, 16, 16)
+    for real, imagined, message in ((x, x[:1], 'shape'), (x, x*2 - 1, 'instead of 0 to 1'), (x, x*float('nan'), 'nan'), (x[0], x[0], 'shape'),
+                                    ((x*255).byte(), x, 'divide bytes'), (x[:0], x[:0], 'shape')):
+        with pytest.raises(ValueError, match=message): measure_one(real, imagined)
+    with pytest.raises(ValueError, match='mode'): measure_one(x, x, 'usual')
+
+
+def test_batch_by_batch_and_fast():
+    real, imagined = torch.rand(20, 3, 256, 256), torch.rand(20, 3, 256, 256)
+    began = time.perf_counter()
+    together = measure(real, imagined)
+    assert time.perf_counter() - began < 5
+    for key, values in measure(real[7:8], imagined[7:8]).items(): assert abs(values[0] - together[key][7]) < 1e-4
