@@ -224,13 +224,13 @@ def _clear(scene, x, y, yaw, half, margin):
 def _build_houses(town):
     "Lots along both sides of our road, and facing us across the T where it ends"
     s = town.scene
-    step = 22 - 8*s.houses
+    step = np.random.default_rng((s.seed, 9)).uniform(14, 19)      # not by density: a house stays when others come
     edge = s.verge + s.pavement
     places = []
     for lot in range(-3, 8):
         for side in (-1, 1):
             r = np.random.default_rng((s.seed, 1, lot + 10, side + 1))
-            depth, setback = r.uniform(3.6, 5.2), r.uniform(1.2, 4.5) + 2.5*(1 - s.houses)*r.random()
+            depth, setback = r.uniform(3.6, 5.2), r.uniform(1.2, 5.5)
             places.append((r, *_place(s, side, step*(lot + .5) + r.uniform(-1.5, 1.5), edge + setback + depth), depth, edge + setback))
     if s.crossing == 'end':
         for lot in range(-3, 4):
@@ -240,7 +240,7 @@ def _build_houses(town):
             places.append((r, x, y, math.atan(s.crossing_slope) - math.pi/2, depth, edge + setback))
     for r, x, y, yaw, depth, front in places:
         width = min(r.uniform(4, 6.2), step/2 - 1.2)
-        wanted = r.random() < .25 + .8*s.houses
+        wanted = r.random() < 1.15*s.houses
         if wanted and _clear(s, x, y, yaw, (depth, width), edge + .4) and all(math.dist((x, y), h[:2]) > width + h[2] + .6 for h in town.houses):
             _add_house(town, r, x, y, yaw, depth, width, front)
 
@@ -277,7 +277,9 @@ def _add_house(town, r, x, y, yaw, depth, width, front):
         town.add(_ROOF, *at(depth - .6, v), height - .45, yaw, (1.9, bay + .3, bay*.8), (0, (bay + .3)/(bay*.8)), roof, wall, (0, 0, r.random()))
     if r.random() < .7: town.drives.append((*at(depth, width*r.choice((-.55, .55))), math.cos(yaw), math.sin(yaw), r.uniform(.7, 1.5), front))
     if r.random() < .35*s.trees + .15:
-        for v in (-1, 1): town.add(_HEDGE, *at(depth - 1, v*(width + .7)), 0, yaw, (min(front, 4.), .4, r.uniform(.8, 1.6)), (.1, .1), (72, 112, 52), detail=(0, 0, r.random()))
+        for v in (-1, 1):
+            size = (min(front, 4.), .4, r.uniform(.8, 1.6))
+            town.add(_HEDGE, *at(depth - 1, v*(width + .7)), 0, yaw, size, (.1, .1), (72, 112, 52), detail=(0, 0, r.random()))
 
 # %% ../nbs/01_toytown.ipynb #0d0782af
 def _build_cars(town):
@@ -290,12 +292,12 @@ def _build_cars(town):
             off, y = s.road_width/2 - (1.05 if parked else s.road_width*.25), 7.5*slot + r.uniform(-1, 1)
             x, y, yaw = _place(s, side, y, off - s.road_width/2)
             keep = 6 if parked or side < 0 else 9
-            wanted, colour, van = r.random() < (.45 if parked else .28)*s.cars + .02, r.choice(_CAR_COLOURS), r.random() < .15
+            wanted, colour, van = r.random() < (.45 if parked else .3)*s.cars, r.choice(_CAR_COLOURS), r.random() < .15
             on_road = road_plan(s, x, y)
             if wanted and abs(y) > keep and on_road[3] > 3 and on_road[4] < -.5: _add_car(town, x, y, yaw + math.pi, colour, van)
     for i, (x, y, c, sn, half, front) in enumerate(town.drives):
         r = np.random.default_rng((s.seed, 5, i))
-        if r.random() < .35*s.cars + .05 and front > 5.2 and half > 1: _add_car(town, x + 2.8*c, y + 2.8*sn, math.atan2(sn, c) - math.pi/2, r.choice(_CAR_COLOURS), False)
+        if r.random() < .4*s.cars and front > 5.2 and half > 1: _add_car(town, x + 2.8*c, y + 2.8*sn, math.atan2(sn, c) - math.pi/2, r.choice(_CAR_COLOURS), False)
 
 def _add_car(town, x, y, yaw, colour, van):
     "A body with wheels painted on its flanks, and a cabin of glass; local y is forward"
@@ -317,7 +319,7 @@ def _build_trees(town):
             if s.verge > .8 and avenue and r.random() < 1.1*s.trees: _add_tree(town, r, *_place(s, side, 8*slot + r.uniform(-1, 1), s.verge*.6)[:2], slim=True)
             for _ in range(2):
                 x, y, _ = _place(s, side, 8*slot + r.uniform(-4, 4), s.verge + s.pavement + 1 + 20*r.random()**1.3)
-                if r.random() < .75*s.trees + .03: _add_tree(town, r, x, y)
+                if r.random() < .78*s.trees: _add_tree(town, r, x, y)
 
 def _add_tree(town, r, x, y, slim=False):
     "A trunk and a crown of two to four ellipsoids, unless a house, a car, a kerb or the camera is in the way"
@@ -339,7 +341,8 @@ def _add_tree(town, r, x, y, slim=False):
         for k in range(3): crown(0, 0, trunk*.7 + radius*(.5 + 1.05*k), radius*(1 - .3*k), radius*.85)
     if kind == 'broad':
         crown(0, 0, trunk + radius*.8, radius, radius*.9)
-        for angle in r.uniform(0, 6.28) + np.arange(2)*2.6: crown(.6*radius*math.cos(angle), .6*radius*math.sin(angle), trunk + radius*r.uniform(.5, 1.2), radius*.66, radius*.6)
+        for angle in r.uniform(0, 6.28) + np.arange(2)*2.6:
+            crown(.6*radius*math.cos(angle), .6*radius*math.sin(angle), trunk + radius*r.uniform(.5, 1.2), radius*.66, radius*.6)
 
 # %% ../nbs/01_toytown.ipynb #849ebdb9
 def scene_attributes(
@@ -437,7 +440,8 @@ def _first_hit(town, origins, directions):
     return best, torch.where(best < math.inf, hit, -2), pad(face, 0)[first]
 
 # %% ../nbs/01_toytown.ipynb #0a2d95fd
-_GRASS = dict(spring=((104, 150, 58), (138, 168, 76)), summer=((82, 126, 52), (112, 142, 66)), dry=((160, 150, 92), (132, 136, 78)), autumn=((120, 128, 62), (150, 132, 72)))
+_GRASS = dict(spring=((104, 150, 58), (138, 168, 76)), summer=((82, 126, 52), (112, 142, 66)),
+              dry=((160, 150, 92), (132, 136, 78)), autumn=((120, 128, 62), (150, 132, 72)))
 _ROADS = dict(zip(('asphalt', 'worn asphalt', 'concrete', 'setts'), ((84, 84, 88), (134, 131, 128), (182, 176, 164), (146, 112, 98))))
 
 def _rgb(like, colour): return torch.tensor(colour, dtype=like.dtype, device=like.device)/255
@@ -481,7 +485,8 @@ def _paint_road(town, x, y, footprint, plan, drive):
     along = torch.where(theirs < ours, x, y)
     side = torch.where(theirs < ours, other, across)
     base = _rgb(x, _ROADS[s.road]).expand(len(x), 3)
-    tone = .82 + .2*value_noise(town, x/5 + s.seed % 97, y/5) + .16*_fade(footprint, .3)*(value_noise(town, x*5, y*5) - .5) + .2*_fade(footprint, .06)*(value_noise(town, x*21, y*21) - .5)
+    grain = lambda scale: _fade(footprint, 1.4/scale)*(value_noise(town, x*scale, y*scale) - .5)
+    tone = .82 + .2*value_noise(town, x/5 + s.seed % 97, y/5) + .16*grain(5) + .2*grain(21)
     tone = tone - .07*torch.exp(-((side.abs() - s.road_width/4).abs() - .75)**2/.1)             # tyre tracks
     if s.road in ('asphalt', 'worn asphalt'):
         tone = torch.where(_dice(town, (side/1.8).floor() + 40, (along/4.3).floor() + s.seed) < .05, tone*.82, tone)   # repairs
@@ -613,7 +618,8 @@ def _paint_cabin(town, k, p, face, footprint, normal):
     glass = (face < 4) & (z > .06) & (z < h - .06) & (along.abs() < half - .07) & ~((face < 2) & (along.abs() < .05))
     return _mix(town.colour[k], _mix(_rgb(x, (34, 42, 52)).expand(len(x), 3), _rgb(x, (150, 176, 200)), (.1 + .5*z/h)*(1 - .4*(face < 2))), glass)
 
-_PAINTS = {_WALL: _paint_wall, _ROOF: _paint_roof, _PLAIN: _paint_plain, _HEDGE: _paint_leaves, _TRUNK: _paint_plain, _CROWN: _paint_leaves, _BODY: _paint_body, _CABIN: _paint_cabin}
+_PAINTS = {_WALL: _paint_wall, _ROOF: _paint_roof, _PLAIN: _paint_plain, _HEDGE: _paint_leaves, _TRUNK: _paint_plain,
+           _CROWN: _paint_leaves, _BODY: _paint_body, _CABIN: _paint_cabin}
 
 # %% ../nbs/01_toytown.ipynb #32d2dca5
 class _Light:
@@ -845,20 +851,20 @@ def _read_row(path, settings):
 # %% ../nbs/01_toytown.ipynb #20cb90d3
 def _worker():
     "A process of its own: for every line with a job on standard input, one line with a result on standard output"
-    torch.set_num_threads(1)
-    for line in sys.stdin:
-        try: result = dict(row=_write_pair(**json.loads(line)))
-        except OSError as error: result = dict(error=(error.errno, error.strerror, error.filename))
-        print(json.dumps(result), flush=True)
+    try:
+        for line in sys.stdin:
+            try: result = dict(row=_write_pair(**json.loads(line)))
+            except OSError as error: result = dict(error=(error.errno, error.strerror, error.filename))
+            print(json.dumps(result), flush=True)
+    except KeyboardInterrupt: pass      # Ctrl-C reaches all processes of a terminal; the parent says what is to be said
 
-def _serve(jobs, results, processes):
+def _serve(jobs, results):
     "Start one worker and feed it jobs until there are none; runs in a thread"
     import crossview_nb
     env = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=os.pathsep.join((str(Path(crossview_nb.__file__).parents[1]), os.environ.get('PYTHONPATH', ''))))
     command = [sys.executable, '-c', 'from crossview_nb.toytown import _worker; _worker()']
     try:
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as process:
-            processes.append(process)
             while True:
                 print(json.dumps(jobs.get_nowait()), file=process.stdin, flush=True)
                 reply = process.stdout.readline()
@@ -874,9 +880,10 @@ def _render_all(jobs, workers):
         for job in jobs: yield _write_pair(**job)
         return
     # plain subprocesses, not multiprocessing: they never import the caller's script, so this works in notebooks and unguarded scripts
-    waiting, results, processes = queue.Queue(), queue.Queue(), []
+    waiting, results = queue.Queue(), queue.Queue()
     for job in jobs: waiting.put(job)
-    for _ in range(workers): threading.Thread(target=_serve, args=(waiting, results, processes), daemon=True).start()
+    threads = [threading.Thread(target=_serve, args=(waiting, results), daemon=True) for _ in range(workers)]
+    for thread in threads: thread.start()
     try:
         for _ in jobs:
             result = results.get()
@@ -885,7 +892,7 @@ def _render_all(jobs, workers):
             yield result['row']
     finally:
         with waiting.mutex: waiting.queue.clear()
-        for process in processes: process.kill()
+        for thread in threads: thread.join()      # each worker finishes its picture
 
 # %% ../nbs/01_toytown.ipynb #3abc1e51
 _FEW_PIXELS = 40*64**2      # sets smaller than this are done before processes have started
@@ -893,7 +900,8 @@ _FEW_PIXELS = 40*64**2      # sets smaller than this are done before processes h
 def _check_request(folder, n, size, seed, split, supersample, workers):
     "The split's folder, or an error that says what is wrong with the request"
     if split not in SPLITS: raise ValueError(f"split is {split!r}; it is one of {SPLITS}")
-    for name, value, low, high in (('n', n, 1, 10**6), ('seed', seed, 0, 10**9), ('size', size, 8, 2048), ('supersample', supersample, 1, 8), ('workers', workers, 1, 1024)):
+    for name, value, low, high in (('n', n, 1, 10**6), ('seed', seed, 0, 10**9), ('size', size, 8, 2048),
+                                   ('supersample', supersample, 1, 8), ('workers', workers, 1, 1024)):
         if not isinstance(value, (int, np.integer)) or not low <= value <= high: raise ValueError(f"{name} is {value!r}; give a whole number from {low} to {high}")
     if size & (size - 1): raise ValueError(f"size is {size}; give a power of two, such as {2**round(math.log2(size))}")
     folder = Path(folder).expanduser().resolve()/split

@@ -1,5 +1,5 @@
 "ToyTown beyond its notebook: other processes, interrupted runs, bad places to write to"
-import csv, errno, os, subprocess, sys
+import csv, errno, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np, pytest, torch
@@ -44,10 +44,9 @@ def test_rendering_leaves_the_number_of_threads_alone():
 
 def test_an_empty_town_can_be_rendered():
     scene = toytown_scene(2, houses=0., trees=0., cars=0.)
-    town = Town(scene)
-    town.frame, town.material, town.sphere, town.radius = town.frame[:0], town.material[:0], town.sphere[:0], town.radius[:0]
-    town.n_boxes = 0
-    assert render_pair(town, 16)['street'].shape == (16, 16, 3)
+    assert len(Town(scene).frame) == 0
+    pair = render_pair(scene, 16)
+    assert not np.isin(pair['aerial_seg'], (70, 107)).any() and pair['aerial_depth'].min() == 60
 
 
 @pytest.mark.parametrize('size', [1, 8, 32])
@@ -153,3 +152,16 @@ def test_samples_are_small_and_keep_their_splits_apart():
     assert len(pictures) > 100 and sum(p.stat().st_size for p in pictures) < 8e6
     seeds = {s: {r['seed'] for p in SAMPLES.glob(f'*/{s}/attributes.csv') for r in csv.DictReader(p.open())} for s in ('train', 'val')}
     assert not seeds['train'] & seeds['val']
+
+
+def test_ctrl_c_leaves_whole_pictures_and_no_process(tmp_path):
+    code = f"from crossview_nb.toytown import write_toytown; write_toytown({str(tmp_path)!r}, 2000, workers=2, progress=False)"
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    parent = subprocess.Popen([sys.executable, '-c', code], env=env, cwd='/', stderr=subprocess.PIPE, text=True, start_new_session=True)
+    folder, deadline = tmp_path/'train', time.time() + 60
+    while len(list(folder.glob('*.png'))) < 3 and time.time() < deadline: time.sleep(.1)
+    os.killpg(parent.pid, signal.SIGINT)
+    assert 'KeyboardInterrupt' in parent.communicate(timeout=30)[1]
+    with pytest.raises(ProcessLookupError): os.killpg(parent.pid, 0)      # the workers are gone too
+    assert all(p.suffix == '.png' for p in folder.iterdir())
+    for path in folder.iterdir(): assert pixels(path).shape == (64, 256, 3)
