@@ -15,12 +15,9 @@ TORCH_INDEX ?=
 
 # The demo: about three minutes of training on two CPU cores.
 DEMO_PAIRS  ?= 1000
-DEMO_VAL    ?= 64
-DEMO_SIZE   ?= 64
 DEMO_BATCH  ?= 16
 DEMO_WIDTH  ?= 32
 DEMO_EPOCHS ?= 8
-DEMO_SEED   ?= 1000
 
 bin := $(VENV)/bin
 pip  = $(bin)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo -q)
@@ -65,16 +62,21 @@ $(VENV)/.installed: $(VENV)/.created settings.ini setup.py pyproject.toml
 
 # --- what a visitor does ---------------------------------------------------------------------------------------
 
+# The sample pairs are the first of the same series, so what is rendered goes on where they end. Everything here may be
+# interrupted and called again: pairs that are there are kept, and training goes on from its last checkpoint.
 demo: $(VENV)/.installed
-	@echo; echo '== 1/3  A town to learn from: $(DEMO_PAIRS) pairs, then $(DEMO_VAL) to be tested on'
-	@$(bin)/crossview toytown demo/data --split train --n $(DEMO_PAIRS) --size $(DEMO_SIZE) --seed $(DEMO_SEED)
-	@$(bin)/crossview toytown demo/data --split val --n $(DEMO_VAL) --size $(DEMO_SIZE) --seed $(DEMO_SEED)
+	@echo; echo '== 1/3  A town to learn from: the sample pairs and $(DEMO_PAIRS) more'
+	@mkdir -p demo/data && cp -R data_samples/toytown64/train data_samples/toytown64/val demo/data/
+	@samples=$$(ls data_samples/toytown64/train/*.png | wc -l) && \
+	$(bin)/crossview toytown demo/data --split train --n $$((samples + $(DEMO_PAIRS))) --size 64 --seed 0
 	@echo; echo '== 2/3  X-Fork learns to see the street from the air: $(DEMO_EPOCHS) epochs'
-	@$(bin)/crossview train --regime fork --data-root demo/data --phase train --direction a2g \
-	  --size $(DEMO_SIZE) --batch-size $(DEMO_BATCH) --ngf $(DEMO_WIDTH) --ndf $(DEMO_WIDTH) \
-	  --epochs $(DEMO_EPOCHS) --name demo
-	@echo; echo '== 3/3  Streets it has never seen'
+	@$(bin)/crossview train --regime fork --data-root demo/data --phase train --direction a2g --size 64 \
+	  --batch-size $(DEMO_BATCH) --ngf $(DEMO_WIDTH) --ndf $(DEMO_WIDTH) --epochs $(DEMO_EPOCHS) --name demo --continue-training
+	@echo; echo '== 3/3  Streets that it has never seen'
 	@$(bin)/crossview test --data-root demo/data --phase val --name demo
+	@echo; echo 'The results, newest first; open one in a browser:'
+	@ls -t results/demo/*/index.html results/demo/*/contact_sheet.jpg
+	@echo 'Call make demo DEMO_EPOCHS=30 to go on learning, make lab to see how it works.'
 
 test: $(VENV)/.installed
 	@$(bin)/python -m pytest $(PYTEST_ARGS)

@@ -442,7 +442,9 @@ class PlainProgress(Callback):
     def after_step(self, trainer):
         if time.perf_counter() - self.shown > self.seconds and trainer.batch < len(trainer.train):
             self.show(trainer, f'epoch {trainer.epoch + 1} {100*trainer.batch//len(trainer.train):3d} %')
-    def after_epoch(self, trainer): self.show(trainer, f'epoch {trainer.epoch}     ')
+    def after_epoch(self, trainer):
+        if trainer.epoch == trainer.epochs or time.perf_counter() - self.shown > min(1., self.seconds):
+            self.show(trainer, f'epoch {trainer.epoch}     ')
 
 # %% ../nbs/09_training.ipynb #f701fdd5
 def first_examples(

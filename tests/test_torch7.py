@@ -547,3 +547,96 @@ def test_reading_leaves_random_numbers_alone():
     torch.manual_seed(0)
     read_network(HERE/'fork64_G.t7')
     assert torch.rand(1) == expected
+
+
+# ---- other options than the recorded ones: a second, plain transcription of METHOD.md to compare with ----
+
+class PlainProgram:
+    "X-Seq and X-Pix2pix as METHOD.md words them for the program, network by network, sharing only the layers with our regimes"
+    def __init__(self, networks, config):
+        self.networks, self.config = deepcopy(networks), config
+        self.memory = {key: [(torch.zeros_like(p), torch.zeros_like(p)) for p in network.parameters()]
+                       for key, network in self.networks.items()}
+        self.t = 0
+
+    def zero_biases(self, *keys):
+        for key in keys:
+            for layer in self.networks[key].modules():
+                if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)): layer.bias.data.zero_()
+
+    def adam(self, key, gradients):
+        for p, g, (m, v) in zip(self.networks[key].parameters(), gradients, self.memory[key]):
+            m.mul_(.5).add_(g, alpha=.5)
+            v.mul_(.999).addcmul_(g, g, value=.001)
+            p.data -= 2e-4*(1 - .999**self.t)**.5/(1 - .5**self.t)*m/(v.sqrt() + 1e-8)
+
+    def pair(self, a, b): return torch.cat([a, b], 1) if self.config.conditional else b
+
+    def bce(self, verdict, label):
+        "Value, and the gradient at the verdict"
+        p = verdict.detach().sigmoid()
+        value = -(label*(p + 1e-12).log() + (1 - label)*(1 - p + 1e-12).log()).mean().item()
+        return value, (p - label)/((1 - p + 1e-12)*(p + 1e-12))/p.numel()*p*(1 - p)
+
+    def update_d(self, d, g, condition, real, fake):
+        if not self.config.use_gan: return 0.
+        self.zero_biases(d, g)
+        total, gradients = 0., 0
+        for image, label in ((real, .9), (fake.detach(), 0.)):
+            verdict = self.networks[d](self.pair(condition.detach(), image))
+            value, slope = self.bce(verdict, label)
+            total += value
+            parts = torch.autograd.grad(verdict, list(self.networks[d].parameters()), slope)
+            gradients = parts if not gradients else [a + b for a, b in zip(gradients, parts)]
+        self.adam(d, gradients)
+        return total/2
+
+    def update_g(self, d, g, condition, real, fake, seen=None, extra=0.):
+        self.zero_biases(d, g)
+        leaf, value, slope_gan = fake.detach().requires_grad_(), 0., 0.
+        if self.config.use_gan:
+            verdict = self.networks[d](self.pair(condition.detach(), leaf))
+            value, slope = self.bce(verdict, .9)
+            slope_gan, = torch.autograd.grad(verdict, leaf, slope)
+        l1 = (fake.detach() - real).abs().mean().item()
+        total = slope_gan + self.config.lambda_l1*(fake.detach() - real).sign()/real.numel() + extra
+        wanted = list(self.networks[g].parameters()) + ([] if seen is None else [seen])
+        gradients = torch.autograd.grad(fake, wanted, total)
+        kept = None if seen is None else gradients[-1]
+        self.adam(g, gradients[:len(list(self.networks[g].parameters()))])
+        return value, l1, kept
+
+    def step(self, batch):
+        self.t += 1
+        image = self.networks['G1'](batch.source)
+        seen = image.detach().requires_grad_()
+        seg = self.networks['G2'](seen)
+        losses = {'D2': self.update_d('D2', 'G2', image, batch.target_seg, seg)}
+        losses['G2'], losses['L1_2'], kept = self.update_g('D2', 'G2', image, batch.target_seg, seg, seen)
+        losses['D1'] = self.update_d('D1', 'G1', batch.source, batch.target, image)
+        losses['G1'], losses['L1_1'], _ = self.update_g('D1', 'G1', batch.source, batch.target, image,
+                                                        extra=self.config.lambda_grads*kept)
+        return losses
+
+
+@pytest.mark.parametrize('options', [
+    dict(), dict(direction='g2a', conditional=False, n_layers=2), dict(use_gan=False), dict(lambda_grads=.5, lambda_l1=10., ngf=3, ndf=4),
+    dict(discriminator='pixel'), dict(n_layers=1, lambda_grads=0.)], ids=str)
+def test_other_options(options):
+    "X-Seq, whose order of updates is the richest, against the plain transcription; batch 3, 64 pixels"
+    torch.manual_seed(5)
+    regime = XSeq(RegimeConfig(**{'size': 64, 'ngf': 2, 'ndf': 2, **options}), program=as_program()).double()
+    plain = PlainProgram(regime.networks, regime.config)
+    noise = nn.functional.avg_pool2d(torch.rand(9, 3, 70, 70, dtype=torch.float64)*2 - 1, 7, stride=1)*3
+    batch = CrossViewBatch(*noise.clamp(-1, 1).split(3), names=list('abc'))
+    for _ in range(3):
+        ours, theirs = regime.step(batch), plain.step(batch)
+        assert ours.keys() == theirs.keys()
+        for key in ours: assert abs(ours[key].item() - theirs[key]) <= 1e-10*max(abs(theirs[key]), 1e-3), key
+    for key, network in regime.networks.items():
+        other = torch7_arrays(plain.networks[key])
+        layers = list(torch7_layers(network))
+        before_norm = {a for a, b in zip(layers, layers[1:]) if 'Convolution' in a and 'BatchNorm' in b}
+        for name, array in torch7_arrays(network).items():
+            if name.split('.')[0] in before_norm and name.endswith('.bias'): continue
+            assert off(array, other[name]) <= (1e-5 if 'running_mean' in name else 1e-6), (key, name)

@@ -13,6 +13,7 @@ def readme(notebook=root/'nbs'/'index.ipynb') -> str:
     "The notebook as Markdown, without private cells, its links made to work one folder further up"
     nb = nbformat.read(notebook, as_version=4)
     nb.cells = [cell for cell in nb.cells if not re.match(r'#\s*\|\s*hide', cell.source)]
+    nb.metadata['language_info'] = {'name': 'python'}  # nbdev_clean drops it; code is coloured by it
     text, _ = MarkdownExporter().from_notebook_node(nb)
     text = re.sub(r'\]\((?!\w+:|#|/)([^)]+)\)', _moved, text)  # [text](link) and ![text](picture)
     return re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
