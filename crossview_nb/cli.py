@@ -123,7 +123,7 @@ def run_toytown(options):
 def add_combine(parser):
     "The options of `crossview combine`"
     from crossview_nb.data import combine_pairs
-    add_options(parser, combine_pairs, positional=['output'], but=['aerial_seg'])
+    add_options(parser, combine_pairs, but=['aerial_seg'])
     parser.add_argument('--aerial-seg', metavar='STR', help='folder of aerial segmentations, named alike; black panels without it')
 
 def run_combine(options):

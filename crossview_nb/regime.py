@@ -144,7 +144,7 @@ class State:
     feedback: torch.Tensor|None = None           # X-Seq: the gradient that G2 sent back to `seen`
     verdicts: dict = field(default_factory=dict) # discriminator -> its logits on the fake, before its update
 
-# %% ../nbs/05_regime.ipynb #b188f19f
+# %% ../nbs/05_regime.ipynb #d8b07c1a
 class Regime(nn.Module):
     "Networks, optimisers and updates; a subclass says which networks, and in what order they are updated"
     updates = ()  # one iteration, in order
@@ -161,7 +161,7 @@ class Regime(nn.Module):
         self.config = replace(config, **{k: v for k, v in overrides.items() if v is not None})
         for name, network in self.build().items(): self.add_module(name, network)
         betas = self.config.beta1, self.config.beta2
-        self.optimizers = {name: torch.optim.Adam(network.parameters(), self.config.learning_rate, betas, eps=1e-8)
+        self.optimizers = {name: torch.optim.Adam(network.parameters(), self.config.learning_rate, betas, eps=1e-8, fused=True)
                            for name, network in self.networks.items()}
 
     @property

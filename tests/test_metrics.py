@@ -73,7 +73,7 @@ def test_standard_against_torchmetrics():
     imagined = (real + 0.1*torch.randn_like(real)).clamp(0, 1)
     for n in range(3):
         a, b = real[n:n + 1], imagined[n:n + 1]
-        assert abs(psnr(a, b, 'standard') - functional.peak_signal_noise_ratio(b, a, data_range=1.)).item() < 1e-9
+        assert abs(psnr(a, b, 'standard') - functional.peak_signal_noise_ratio(b, a, data_range=1.)).item() < 1e-5
         assert abs(ssim(a, b, 'standard') - functional.structural_similarity_index_measure(b, a, data_range=1.)).item() < 1e-6
 
 
