@@ -13,11 +13,13 @@ PYTHON      ?=
 TORCH       ?= torch==2.14.1 torchvision==0.29.1
 TORCH_INDEX ?=
 
-# The demo: about three minutes of training on two CPU cores.
+# The demo: about three minutes of training on two CPU cores. For their sake the networks are narrower than the paper's, the
+# batches smaller, and the learning rate is 2.5 times as high.
 DEMO_PAIRS  ?= 1000
-DEMO_BATCH  ?= 16
-DEMO_WIDTH  ?= 32
-DEMO_EPOCHS ?= 8
+DEMO_BATCH  ?= 8
+DEMO_WIDTH  ?= 24
+DEMO_RATE   ?= 5e-4
+DEMO_EPOCHS ?= 30
 
 bin := $(VENV)/bin
 pip  = $(bin)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo -q)
@@ -71,12 +73,13 @@ demo: $(VENV)/.installed
 	$(bin)/crossview toytown demo/data --split train --n $$((samples + $(DEMO_PAIRS))) --size 64 --seed 0
 	@echo; echo '== 2/3  X-Fork learns to see the street from the air: $(DEMO_EPOCHS) epochs'
 	@$(bin)/crossview train --regime fork --data-root demo/data --phase train --direction a2g --size 64 \
-	  --batch-size $(DEMO_BATCH) --ngf $(DEMO_WIDTH) --ndf $(DEMO_WIDTH) --epochs $(DEMO_EPOCHS) --name demo --continue-training
+	  --batch-size $(DEMO_BATCH) --ngf $(DEMO_WIDTH) --ndf $(DEMO_WIDTH) --learning-rate $(DEMO_RATE) \
+	  --epochs $(DEMO_EPOCHS) --save-epochs 10 --name demo --continue-training
 	@echo; echo '== 3/3  Streets that it has never seen'
 	@$(bin)/crossview test --data-root demo/data --phase val --name demo
 	@echo; echo 'The results, newest first; open one in a browser:'
 	@ls -t results/demo/*/index.html results/demo/*/contact_sheet.jpg
-	@echo 'Call make demo DEMO_EPOCHS=30 to go on learning, make lab to see how it works.'
+	@echo 'Call make demo DEMO_EPOCHS=60 to go on learning, make lab to see how it works.'
 
 test: $(VENV)/.installed
 	@$(bin)/python -m pytest $(PYTEST_ARGS)

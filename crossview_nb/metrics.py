@@ -135,14 +135,15 @@ def luma(
 def ssim(
     real:torch.Tensor,     # (N,3,H,W) in [0, 1]
     imagined:torch.Tensor, # the same
-    mode:str='paper',      # 'paper': brightness only, borders count; 'standard': each colour, where the window fits (11 pixels)
+    mode:str='paper',      # 'paper': brightness only, black borders; 'standard': each colour, mirrored borders, as torchmetrics
 )->torch.Tensor: # (N,) at most 1, higher is better
     "Structural similarity"
     check_images(real, imagined, mode)
-    if mode == 'standard' and min(real.shape[2:]) < 11:
-        raise ValueError(f'images of shape {tuple(real.shape)} are smaller than the 11-pixel window')
+    if mode == 'standard' and min(real.shape[2:]) < 6:
+        raise ValueError(f'images of shape {tuple(real.shape)} are too small to be mirrored at their borders: 6 pixels at least')
     if mode == 'paper': return by_fours(lambda r, i: ssim_map(luma(r), luma(i), 255, full=True).mean((1, 2)), real, imagined)
-    def colours(r, i): return ssim_map(r.flatten(0, 1), i.flatten(0, 1), 1, full=False).mean((1, 2)).view(-1, 3).mean(1)
+    def mirrored(images): return F.pad(images, (5, 5, 5, 5), mode='reflect').flatten(0, 1)
+    def colours(r, i): return ssim_map(mirrored(r), mirrored(i), 1, full=False).mean((1, 2)).view(-1, 3).mean(1)
     return by_fours(colours, real, imagined)
 
 # %% ../nbs/11_metrics.ipynb #a95b7a09

@@ -430,6 +430,7 @@ class PlainProgress(Callback):
     def before_fit(self, trainer):
         self.begin = self.shown = time.perf_counter()
         self.first = trainer.iteration
+        if trainer.epoch >= trainer.epochs: return print(f'{trainer.epoch} epochs are done already')
         print(f'{type(trainer.regime).__name__}: epochs {trainer.epoch + 1} to {trainer.epochs}, {len(trainer.train)} iterations each '
               f'of {trainer.train.batch_size} pairs, on {trainer.device} in {trainer.precision}', flush=True)
     def show(self, trainer, what):

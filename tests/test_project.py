@@ -102,11 +102,11 @@ def test_commands_and_options_exist(python):
     for line in re.findall(r'^crossview .+$', README, re.M):
         command, *words = line.split()[1:]
         promised.setdefault(command, set()).update(word for word in words if word.startswith('--'))
-    assert set(promised) == {'toytown', 'combine', 'train', 'test'}
+    assert {'toytown', 'combine', 'train', 'test'} <= set(promised)
     promised['train'] |= {'--device', '--panel-order', '--continue-training', '--phase', '--ngf', '--ndf'}
     promised['test'] |= {'--norm', '--dropout'}
     for command, options in promised.items():
-        known = set(re.findall(r'--[\w-]+', python('-m', 'crossview_nb.cli', command, '--help')))
+        known = set(re.findall(r'--[\w-]+', python(f"from crossview_nb.cli import main; main(['{command}', '--help'])")))
         assert not options - known, f'crossview {command} does not know {sorted(options - known)}'
 
 
