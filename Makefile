@@ -77,9 +77,7 @@ demo: $(VENV)/.installed
 	  --epochs $(DEMO_EPOCHS) --save-epochs 10 --name demo --continue-training
 	@echo; echo '== 3/3  Streets that it has never seen'
 	@$(bin)/crossview test --data-root demo/data --phase val --name demo
-	@echo; echo 'The results, newest first; open one in a browser:'
-	@ls -t results/demo/*/index.html results/demo/*/contact_sheet.jpg
-	@echo 'Call make demo DEMO_EPOCHS=60 to go on learning, make lab to see how it works.'
+	@echo; echo 'Open the page in a browser. Call make demo DEMO_EPOCHS=60 to go on learning, make lab to see how it works.'
 
 test: $(VENV)/.installed
 	@$(bin)/python -m pytest $(PYTEST_ARGS)

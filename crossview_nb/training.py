@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastcore.basics import patch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import crossview_nb
@@ -297,8 +298,8 @@ def written_whole(
         yield temporary
         if path.exists(): shutil.rmtree(path)
         os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(f'{path}: could not be written ({error.strerror or error}); make room or choose another folder. '
+    except (OSError, SafetensorError) as error:
+        raise OSError(f'{path}: could not be written ({getattr(error, "strerror", None) or error}); make room or choose another folder. '
                       'Nothing half-written was left') from error
     finally: shutil.rmtree(temporary, ignore_errors=True)
 
