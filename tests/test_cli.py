@@ -4,11 +4,15 @@ import signal
 import subprocess
 import sys
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from crossview_nb import results, training
 from crossview_nb.cli import main
+from crossview_nb.training import TrainingConfig, find_checkpoint, read_config
 
 
 @pytest.fixture
@@ -67,6 +71,87 @@ def test_norm_batch_and_continue(crossview, data, tmp_path):
     assert abs(one - other).max() > 2
     assert len(list((tmp_path/'batch/run/2_net_G_val/images/output').iterdir())) == 5
     assert 'only one image' in crossview('test', '--data-root', data, '--name', 'run', '--norm', 'batch', '--how-many', 1, status=2)
+
+
+def test_a_continued_run_keeps_its_options(crossview, data, tmp_path):
+    crossview(*quick(data, 'train', 32, 'run', '--regime', 'pix2pix', '--no-flip', '--lambda-l1', 50))
+    first, _ = read_config(find_checkpoint(tmp_path/'checkpoints/run'))
+    assert '2 epochs done' in crossview('train', '--name', 'run', '--epochs', 2, '--continue-training')
+    then, about = read_config(find_checkpoint(tmp_path/'checkpoints/run'))
+    assert about['progress'] == dict(epoch=2, batch=0, iteration=6)
+    assert asdict(then) == asdict(first) | dict(epochs=2)
+    assert 'does not fit' in crossview('train', '--name', 'run', '--ngf', 4, '--continue-training', '--epochs', 3, status=2)
+    (tmp_path/'checkpoints').rename(tmp_path/'moved')
+    crossview('train', '--name', 'run', '--checkpoints', 'moved', '--epochs', 3, '--continue-training')
+    assert find_checkpoint(tmp_path/'moved/run').name == 'epoch-0003' and not (tmp_path/'checkpoints').exists()
+    crossview(*quick(data, 'train', 32, 'new', '--continue-training'))  # nothing there yet: begins
+
+
+OTHERS = dict(regime='seq', phase='dusk', val_phase='dawn', panel_order='aerial,street,aerial_seg,street_seg', order='serial', device='cpu',
+              precision='bf16', direction='g2a', size=64, discriminator='pixel', bias='all', load_size=300, limit=7, lambda_segmentation=3.5)
+
+
+def test_every_option_reaches_its_field(monkeypatch, tmp_path):
+    asked = []
+    class Done: epoch, stopped = 1, False
+    monkeypatch.chdir(tmp_path)
+    def train(config, continue_training=False):
+        asked.append((config, continue_training))
+        return Done
+    monkeypatch.setattr(training, 'train', train)
+    plain = asdict(TrainingConfig())
+    fields = plain | plain['networks']
+    fields.pop('networks')
+    for name, default in fields.items():
+        dashed, asked[:] = name.replace('_', '-'), []
+        value = (not default if isinstance(default, bool) else OTHERS.get(name, f'{default}x' if isinstance(default, str) else
+                 default + 1 if isinstance(default, int) else default and default/2 or 0.25))
+        words = [f'--{dashed}' if value else f'--no-{dashed}'] if isinstance(value, bool) else [f'--{dashed}', str(value)]
+        assert main(['train', *words]) == 0
+        config, go_on = asked[0]
+        found = asdict(config) | asdict(config.networks)
+        assert not go_on and {key: found[key] for key in fields if found[key] != fields[key]} == {name: value}
+    main(['train', '--continue-training'])
+    assert asked[-1] == (TrainingConfig(), True)
+
+
+def test_every_option_of_test_reaches_its_parameter(monkeypatch, tmp_path):
+    asked = {}
+    def write_results(name:str, data_root:str, norm:str='running', dropout:bool=False, how_many:int|None=None):
+        asked.update(locals())
+        return tmp_path
+    monkeypatch.setattr(results, 'write_results', write_results)
+    assert main('test --name a --data-root b --norm batch --dropout --how-many 3'.split()) == 0
+    assert {key: asked[key] for key in ('name', 'data_root', 'norm', 'dropout', 'how_many')} == dict(
+        name='a', data_root='b', norm='batch', dropout=True, how_many=3)
+
+
+@pytest.mark.parametrize('words, message', [
+    (['train', '--epoch', '3'], 'did you mean --epochs?'), (['train', '--epochs', 'many'], "invalid int value: 'many'"),
+    (['trian'], "invalid choice: 'trian'"), ([], 'COMMAND'), (['test'], '--name'), (['train', '--qqq'], '--qqq is not understood')])
+def test_slips_of_the_hand_get_one_line(capsys, words, message):
+    with pytest.raises(SystemExit) as end: main(words)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.startswith('crossview: error: ') and said.count('\n') == 1 and message in said
+
+
+def test_traceback_on_demand(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for words in (['--traceback', 'test', '--name', 'x', '--data-root', '.'], ['test', '--name', 'x', '--data-root', '.', '--traceback']):
+        with pytest.raises(FileNotFoundError): main(words)
+
+
+def test_interrupt_ends_with_130_and_a_checkpoint(data, tmp_path):
+    words = [str(word) for word in quick(data, 'train', 32, 'run', '--picture-seconds', 0.1)]
+    words[words.index('--epochs') + 1] = '1000000'
+    program = f'from crossview_nb.cli import main; raise SystemExit(main({words!r}))'
+    process = subprocess.Popen([sys.executable, '-c', program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    for line in process.stdout:
+        if line.startswith('epoch'): break  # training has begun
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert process.returncode == 130 and '--continue-training' in said[0] and 'stopped' in said[1] and 'Traceback' not in said[1]
+    assert find_checkpoint(tmp_path/'checkpoints/run').is_dir()
 
 
 def test_toytown(crossview, tmp_path):
