@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAIN_GROUPS', 'TRAIN_EXAMPLES', 'COMMANDS', 'plain_type', 'fields_of', 'add_options', 'add_train', 'chosen_config',
            'run_train', 'add_toytown', 'run_toytown', 'add_combine', 'run_combine', 'add_test', 'run_test',
-           'add_convert', 'run_convert', 'Parser', 'build_parser', 'main']
+           'add_convert', 'run_convert', 'add_bench', 'run_bench', 'Parser', 'build_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #4866051e
 import argparse
@@ -67,19 +67,21 @@ def add_options(
 
 # %% ../nbs/16_cli.ipynb #92c10eb9
 TRAIN_GROUPS = {
-    'the run': ['name', 'regime', 'epochs', 'seed'],
-    'data': ['data_root', 'phase', 'val_phase', 'panel_order', 'bgr', 'load_size', 'flip', 'order', 'limit', 'batch_size', 'workers'],
+    'the run': ['name', 'regime', 'epochs', 'seed', 'init_from'],
+    'data': ['data_root', 'phase', 'val_phase', 'panel_order', 'bgr', 'load_size', 'flip', 'order', 'limit', 'batch_size', 'workers', 'cache'],
     'direction and networks': ['direction', 'size', 'ngf', 'ndf', 'source_channels', 'target_channels', 'segmentation_channels',
                                'discriminator', 'n_layers', 'conditional', 'dropout', 'bias'],
     'losses': ['use_gan', 'use_l1', 'lambda_l1', 'lambda_segmentation', 'lambda_grads', 'real_label', 'fake_label'],
     'optimisation': ['learning_rate', 'beta1', 'beta2'],
-    'device': ['device', 'precision'],
-    'saving and showing': ['checkpoints', 'save_epochs', 'save_steps', 'picture_seconds']}
+    'device': ['device', 'precision', 'compile'],
+    'saving': ['checkpoints', 'save_epochs', 'save_steps', 'keep'],
+    'showing and measuring': ['picture_seconds', 'snapshot_steps', 'snapshot_pairs', 'val_epochs', 'val_limit', 'log', 'tracker']}
 
 TRAIN_EXAMPLES = '''examples:
   crossview train --regime fork --data-root DATA --size 64 --batch-size 16 --epochs 100 --name first
   crossview train --regime seq --data-root DATA --direction g2a --name second --device cpu
   crossview train --name first --epochs 200 --continue-training
+  torchrun --nproc_per_node 8 --no-python crossview train --regime fork --data-root DATA --name on-eight-gpus
 Defaults are the paper's where it has one. A run goes to CHECKPOINTS/NAME; Ctrl-C stops it cleanly, with a checkpoint.
 A run that goes on keeps its own options; only what you type anew changes.'''
 
@@ -87,7 +89,8 @@ def add_train(
     parser, # gets the options
 ):
     "The options of `crossview train`: every field of `TrainingConfig` and `RegimeConfig`"
-    from crossview_nb.training import RegimeConfig, TrainingConfig, train
+    from crossview_nb.runs import train
+    from crossview_nb.training import RegimeConfig, TrainingConfig
     own = {name for name, *_ in fields_of(TrainingConfig)}
     for title, names in TRAIN_GROUPS.items():
         group = parser.add_argument_group(title)
@@ -115,12 +118,12 @@ def run_train(
     options:dict, # what was typed, as `add_train` defines it
 ):
     "`crossview train`"
-    from crossview_nb.training import train
+    from crossview_nb.metrics import psnr, sharpness_difference, ssim
+    from crossview_nb.runs import mean_difference, train
     go_on = options.pop('continue_training', False)
     config = chosen_config(options, go_on)
-    trainer = train(config, go_on)
-    where = f'{config.checkpoints}/{config.name}'
-    print(f'{trainer.epoch} epochs done; checkpoints in {where}')
+    trainer = train(config, go_on, measures=dict(L1=mean_difference, SSIM=ssim, PSNR=psnr, SD=sharpness_difference))
+    if trainer.is_main: print(f'{trainer.epoch} epochs done; checkpoints in {config.checkpoints}/{config.name}')
     if trainer.stopped: raise KeyboardInterrupt
 
 # %% ../nbs/16_cli.ipynb #756d71b4
@@ -137,13 +140,13 @@ def run_toytown(options):
 def add_combine(parser):
     "The options of `crossview combine`"
     from crossview_nb.data import combine_pairs
-    add_options(parser, combine_pairs, but=['aerial_seg'])
+    add_options(parser, combine_pairs, but=['aerial_seg', 'progress'])
     parser.add_argument('--aerial-seg', metavar='STR', help='folder of aerial segmentations, named alike; black panels without it')
 
 def run_combine(options):
     "`crossview combine`"
     from crossview_nb.data import combine_pairs
-    print(f"{combine_pairs(**options)} four-panel files in {options['output']}")
+    print(f"{combine_pairs(**options, progress=sys.stdout.isatty())} four-panel files in {options['output']}")
 
 # %% ../nbs/16_cli.ipynb #f80d5aab
 def add_test(parser):
@@ -168,11 +171,22 @@ def run_convert(options):
     from crossview_nb.torch7 import convert
     print(f'Converted: {convert(**options)}')
 
+def add_bench(parser):
+    "The options of `crossview bench`"
+    from crossview_nb.benchmark import benchmark
+    add_options(parser, benchmark)
+
+def run_bench(options):
+    "`crossview bench`"
+    from crossview_nb.benchmark import benchmark, benchmark_table
+    print(benchmark_table(benchmark(**options)))
+
 COMMANDS = dict(
     toytown=(add_toytown, run_toytown, 'render a small town: pairs of aerial and street views with segmentations'),
     combine=(add_combine, run_combine, 'make four-panel files from folders of single pictures'),
     train=(add_train, run_train, 'train X-Pix2pix, X-Fork or X-Seq'),
     test=(add_test, run_test, 'imagine every test place and make a page to look at'),
+    bench=(add_bench, run_bench, 'time a training step, against a plain one and against the limit'),
     convert=(add_convert, run_convert, "turn the authors' Torch7 checkpoints into ours"))
 
 # %% ../nbs/16_cli.ipynb #dc7041a7

@@ -12,6 +12,7 @@ __all__ = ['PANELS', 'DIRECTIONS', 'CITYSCAPES', 'CVUSA', 'ENDINGS', 'ORDERS', '
 # %% ../nbs/02_data.ipynb #62682351
 import importlib.util
 import os
+import weakref
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -362,8 +363,14 @@ def example(self: CrossViewDataset,
     repeat: int=0,  # how often the same file was drawn before in this epoch
 ) -> Example:
     "Read one file, cut it, and draw its crop."
-    panels = read_panels(self.files[index], self.panel_order, DIRECTIONS[self.direction], self.bgr)
-    return Example(panels, self.names[index], *self.draw(index, epoch, repeat))
+    return Example(self.panels(index), self.names[index], *self.draw(index, epoch, repeat))
+
+@patch
+def panels(self: CrossViewDataset,
+    index: int,  # which file, 0 to len - 1
+) -> torch.Tensor: # (3, 3, S, S) uint8: source, target, target_seg
+    "The three panels that the direction needs, as they are stored."
+    return read_panels(self.files[index], self.panel_order, DIRECTIONS[self.direction], self.bgr)
 
 @patch
 def __getitem__(self: CrossViewDataset, index): return self.example(range(len(self))[index])
@@ -413,19 +420,22 @@ class CrossViewLoader:
         workers: int=0,         # processes that read files ahead; 0: read in this one
         drop_last: bool=False,  # leave out a last batch that is not full
         device='cpu',           # where batches are made and handed over
+        rank: int=0,            # which of `ranks` processes this is, from 0
+        ranks: int=1,           # processes that share an epoch; each gets batches of its own, and equally many
     ):
         if order not in ORDERS: raise DataError(f'order {order!r}: choose one of {", ".join(ORDERS)}')
         if batch_size < 1: raise DataError(f'batch size {batch_size}: at least 1')
         if limit is not None and limit < 1: raise DataError(f'limit {limit}: at least 1 example, or None for all')
         self.dataset, self.batch_size, self.order, self.limit, self.seed = dataset, batch_size, order, limit, seed
-        self.workers, self.drop_last, self.device = workers, drop_last, device
-        self.epoch = self.start_batch = 0
+        self.workers, self.drop_last, self.device, self.rank, self.ranks = workers, drop_last, device, rank, ranks
+        self.epoch, self.start_batch, self.reader, self.reading = 0, 0, None, False
 
     @property
     def examples(self): return min(len(self.dataset), self.limit or len(self.dataset))
 
     def __len__(self):
-        return self.examples // self.batch_size if self.drop_last else -(-self.examples // self.batch_size)
+        together = self.batch_size * self.ranks
+        return self.examples // together if self.drop_last or self.ranks > 1 else -(-self.examples // together)
 
 # %% ../nbs/02_data.ipynb #b52cf087
 @patch
@@ -476,17 +486,34 @@ def keys(self: CrossViewLoader) -> list: # batches of (index, epoch, repeat)
     for index in self.indices():
         keys.append((index, self.epoch, seen.get(index, 0)))
         seen[index] = seen.get(index, 0) + 1
-    return [keys[k * self.batch_size:(k + 1) * self.batch_size] for k in range(self.start_batch, len(self))]
+    batches = [k * self.ranks + self.rank for k in range(self.start_batch, len(self))]
+    return [keys[k * self.batch_size:(k + 1) * self.batch_size] for k in batches]
+
+class _Keys:
+    "What is to be read, asked anew at the beginning of each epoch, so that the same workers can go on."
+    def __init__(self, loader): self.loader = weakref.proxy(loader)   # when nobody needs the loader any more, its workers may go
+    def __iter__(self): return iter(self.loader.keys())
+    def __len__(self): return len(self.loader) - self.loader.start_batch
+
+@patch
+def make_reader(self: CrossViewLoader) -> DataLoader:
+    "Torch's loader, set up for our keys; its workers stay alive from epoch to epoch."
+    return DataLoader(_Reader(self.dataset), batch_sampler=_Keys(self), collate_fn=_first_error_or_batch,
+                      num_workers=self.workers, worker_init_fn=_ignore_interrupt, persistent_workers=self.workers > 0,
+                      pin_memory=torch.device(self.device).type == 'cuda',
+                      generator=torch.Generator())   # its own, so that reading leaves torch's random state alone
 
 @patch
 def __iter__(self: CrossViewLoader):
-    reader = DataLoader(_Reader(self.dataset), batch_sampler=self.keys(), collate_fn=_first_error_or_batch,
-                        num_workers=self.workers, worker_init_fn=_ignore_interrupt,
-                        pin_memory=torch.device(self.device).type == 'cuda',
-                        generator=torch.Generator())   # its own, so that reading leaves torch's random state alone
-    for stacked in reader:
-        if isinstance(stacked, DataError): raise stacked
-        yield self.dataset.finish(stacked, self.device)
+    if self.reader is None: self.reader = self.make_reader()
+    reader = self.make_reader() if self.reading else self.reader   # two loops at once must not share their workers
+    self.reading = True
+    try:
+        for stacked in reader:
+            if isinstance(stacked, DataError): raise stacked
+            yield self.dataset.finish(stacked, self.device)
+    finally:
+        if reader is self.reader: self.reading = False
 
 # %% ../nbs/02_data.ipynb #c0e9dc29
 def save_picture(
@@ -545,6 +572,7 @@ def combine_pairs(
     aerial_seg,     # folder of aerial segmentations, or None: a black panel stands in
     output,         # folder to write `STEM.png` to
     size: int=256,  # pixels, the side of a panel; other pictures are scaled to it
+    progress: bool=True,  # show a bar?
 ) -> int: # how many files were written
     "Make four-panel files {street, aerial, street_seg, aerial_seg} from folders of single pictures."
     from fastprogress import progress_bar
@@ -553,7 +581,7 @@ def combine_pairs(
     places = match_pictures({panel: folder for panel, folder in folders.items() if folder is not None})
     output = Path(output)
     if output.exists() and not output.is_dir(): raise DataError(f'{output}: is a file, and a folder is wanted; choose another name')
-    for stem in progress_bar(places):
+    for stem in progress_bar(places) if progress else places:
         strip = Image.new('RGB', (4 * size, size))
         for position, panel in enumerate(PANELS):
             if panel in places[stem]:

@@ -23,8 +23,8 @@ from torch import nn
 
 from .data import CrossViewBatch, CrossViewDataset, CrossViewLoader, to_levels
 from .regime import Regime, State
-from .training import (REGIMES, TrainingConfig, choose_device, find_checkpoint, has_page, imagined,
-                                   load_networks, read_config, written_whole)
+from .runs import has_page, imagined
+from .training import REGIMES, TrainingConfig, choose_device, find_checkpoint, load_networks, read_config, written_whole
 
 # %% ../nbs/10_results.ipynb #f5ef21e8
 class Imaginer(nn.Module):

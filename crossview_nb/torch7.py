@@ -24,7 +24,7 @@ from torch import nn
 
 import crossview_nb
 from .discriminators import PatchDiscriminator, PixelDiscriminator
-from .generators import EncoderDecoder, ForkGenerator
+from .generators import DoublingConvolution, HalvingConvolution, EncoderDecoder, ForkGenerator
 from .regime import Program, Regime, RegimeConfig, at_least_float32
 from .training import TrainingConfig, write_text, written_whole
 
@@ -315,7 +315,7 @@ def trace_back(
     return layers
 
 # %% ../nbs/12_torch7.ipynb #cd37e37b
-_TYPES = {nn.Conv2d: 'SpatialConvolution', nn.ConvTranspose2d: 'SpatialFullConvolution',
+_TYPES = {nn.Conv2d: 'SpatialConvolution', HalvingConvolution: 'SpatialConvolution', DoublingConvolution: 'SpatialFullConvolution',
           nn.BatchNorm2d: 'SpatialBatchNormalization', nn.LeakyReLU: 'LeakyReLU', nn.ReLU: 'ReLU', nn.Dropout: 'Dropout', nn.Tanh: 'Tanh'}
 _FIELDS = 'weight', 'bias', 'running_mean', 'running_var'
 

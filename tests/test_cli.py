@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from crossview_nb import results, training
+from crossview_nb import results, runs
 from crossview_nb.cli import main
 from crossview_nb.training import TrainingConfig, find_checkpoint, read_config
 
@@ -88,17 +88,18 @@ def test_a_continued_run_keeps_its_options(crossview, data, tmp_path):
 
 
 OTHERS = dict(regime='seq', phase='dusk', val_phase='dawn', panel_order='aerial,street,aerial_seg,street_seg', order='serial', device='cpu',
-              precision='bf16', direction='g2a', size=64, discriminator='pixel', bias='all', load_size=300, limit=7, lambda_segmentation=3.5)
+              precision='bf16', direction='g2a', size=64, discriminator='pixel', bias='all', load_size=300, limit=7, lambda_segmentation=3.5,
+              cache='decoded', init_from='elsewhere', log='csv', tracker='tensorboard')
 
 
 def test_every_option_reaches_its_field(monkeypatch, tmp_path):
     asked = []
-    class Done: epoch, stopped = 1, False
+    class Done: epoch, stopped, is_main = 1, False, True
     monkeypatch.chdir(tmp_path)
-    def train(config, continue_training=False):
+    def train(config, continue_training=False, measures=None):
         asked.append((config, continue_training))
         return Done
-    monkeypatch.setattr(training, 'train', train)
+    monkeypatch.setattr(runs, 'train', train)
     plain = asdict(TrainingConfig())
     fields = plain | plain['networks']
     fields.pop('networks')
@@ -243,7 +244,7 @@ def test_disk_that_fills_up(data, tmp_path):
     program = f'from crossview_nb.cli import main; raise SystemExit(main({words!r}))'
     done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=tmp_path, preexec_fn=small_files)
     assert done.returncode == 2 and 'could not be written' in done.stderr, done.stderr
-    assert list((tmp_path/'checkpoints/run').iterdir()) == []
+    assert not [p for p in (tmp_path/'checkpoints/run').iterdir() if p.suffix != '.jsonl']
 
 
 def test_help_and_version(capsys):

@@ -455,7 +455,9 @@ except KeyboardInterrupt:
     del batch
     print('stopped', flush=True)
 loader.set_epoch(0)
-print(sum(map(len, loader)), 'read afterwards', len(multiprocessing.active_children()), 'left')
+print(sum(map(len, loader)), 'read afterwards', len(multiprocessing.active_children()), 'at work', end=' ')
+del loader
+print(len(multiprocessing.active_children()), 'left')
 '''
 
 
@@ -466,7 +468,7 @@ def test_ctrl_c_ends_the_loop_and_not_the_workers_manners(town):
     time.sleep(0.2)
     os.killpg(process.pid, signal.SIGINT)        # as a terminal does: to every process of the group
     output, errors = process.communicate(timeout=60)
-    assert output.endswith('stopped\n10 read afterwards 0 left\n') and errors == '', errors
+    assert output.endswith('stopped\n10 read afterwards 2 at work 0 left\n') and errors == '', errors
 
 
 def test_light_import():

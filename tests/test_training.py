@@ -14,9 +14,9 @@ from PIL import Image
 
 from crossview_nb import training
 from crossview_nb.regime import RegimeConfig
-from crossview_nb.training import (Callback, Checkpoints, PlainProgress, TrainingConfig, Trainer, build_loader,
-                                   build_regime, find_checkpoint, load_networks, read_config, smoothed, train,
-                                   written_whole)
+from crossview_nb.runs import PlainProgress, Rows, smoothed, train
+from crossview_nb.training import (Callback, Checkpoints, TrainingConfig, Trainer, build_loader, build_regime,
+                                   find_checkpoint, load_networks, read_config, written_whole)
 
 
 @pytest.fixture
@@ -85,18 +85,18 @@ def test_seed_fixes_everything(config):
 def test_train_writes_and_goes_on(config):
     trainer = train(config)
     run = find_checkpoint(f'{config.checkpoints}/run').parent
-    assert sorted(p.name for p in run.iterdir()) == ['epoch-0002', 'latest.json']
+    assert sorted(p.name for p in run.iterdir()) == ['epoch-0002', 'latest.json', 'losses.jsonl', 'validation.jsonl']
     assert read_config(run/'epoch-0002')[0] == config
     with pytest.raises(FileExistsError, match='--continue-training'): train(config)
     more = train(replace(config, epochs=3), continue_training=True)
     assert (trainer.iteration, more.iteration) == (6, 9)
-    assert sorted(p.name for p in run.iterdir()) == ['epoch-0002', 'epoch-0003', 'latest.json']
+    assert sorted(p.name for p in run.iterdir()) == ['epoch-0002', 'epoch-0003', 'latest.json', 'losses.jsonl', 'validation.jsonl']
 
 
 def test_latest_by_iterations_replaces_itself(config):
     train(replace(config, save_steps=2, epochs=1))
     run = find_checkpoint(f'{config.checkpoints}/run').parent
-    assert sorted(p.name for p in run.iterdir()) == ['epoch-0001', 'latest.json']
+    assert sorted(p.name for p in run.iterdir()) == ['epoch-0001', 'latest.json', 'losses.jsonl', 'validation.jsonl']
 
 
 def test_killed_while_writing_leaves_the_last_checkpoint(config, tmp_path):
@@ -104,6 +104,7 @@ def test_killed_while_writing_leaves_the_last_checkpoint(config, tmp_path):
     program = f'''
 import os, signal
 from crossview_nb import training
+from crossview_nb.runs import *
 from crossview_nb.training import *
 from dataclasses import replace
 config, _ = read_config(find_checkpoint({f'{config.checkpoints}/run'!r}))
@@ -119,6 +120,7 @@ train(replace(config, epochs=2), continue_training=True)
 def test_interrupt_stops_after_the_step_with_a_checkpoint(config):
     program = f'''
 from crossview_nb.regime import RegimeConfig
+from crossview_nb.runs import *
 from crossview_nb.training import *
 config = TrainingConfig(**{dict(config.__dict__, networks=None)!r} | dict(networks=RegimeConfig(size=32, ngf=2, ndf=2),
                         epochs=10**6, picture_seconds=0.2, regime='fork', save_epochs=10**6))
@@ -140,7 +142,7 @@ def test_full_disk_leaves_nothing_half_written(config, monkeypatch):
     def full(*_, **__): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(training.torch, 'save', full)
     with pytest.raises(OSError, match='No space left'): train(config)
-    assert list((training.Path(config.checkpoints)/'run').iterdir()) == []
+    assert not [p for p in (training.Path(config.checkpoints)/'run').iterdir() if p.suffix != '.jsonl']
 
 
 def test_folder_that_is_a_file(config):
