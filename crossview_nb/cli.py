@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TRAIN_GROUPS', 'TRAIN_EXAMPLES', 'COMMANDS', 'plain_type', 'fields_of', 'add_options', 'add_train', 'chosen_config',
            'run_train', 'add_toytown', 'run_toytown', 'add_combine', 'run_combine', 'add_test', 'run_test',
-           'add_convert', 'run_convert', 'add_bench', 'run_bench', 'Parser', 'build_parser', 'main']
+           'add_convert', 'run_convert', 'add_evaluate', 'run_evaluate', 'add_bench', 'run_bench', 'Parser',
+           'build_parser', 'main']
 
 # %% ../nbs/16_cli.ipynb #4866051e
 import argparse
@@ -171,6 +172,19 @@ def run_convert(options):
     from crossview_nb.torch7 import convert
     print(f'Converted: {convert(**options)}')
 
+def add_evaluate(parser):
+    "The options of `crossview evaluate`"
+    from crossview_nb.evaluation import write_evaluation
+    add_options(parser, write_evaluation)
+
+def run_evaluate(options):
+    "`crossview evaluate`"
+    from crossview_nb.evaluation import write_evaluation
+    written = [Path(path) for path in write_evaluation(**options)]
+    for path in written:
+        if path.suffix == '.md': print(path.read_text(encoding='utf-8'))
+    print('Written:', *written, sep='\n  ')
+
 def add_bench(parser):
     "The options of `crossview bench`"
     from crossview_nb.benchmark import benchmark
@@ -186,6 +200,7 @@ COMMANDS = dict(
     combine=(add_combine, run_combine, 'make four-panel files from folders of single pictures'),
     train=(add_train, run_train, 'train X-Pix2pix, X-Fork or X-Seq'),
     test=(add_test, run_test, 'imagine every test place and make a page to look at'),
+    evaluate=(add_evaluate, run_evaluate, 'measure what a run imagines, as the paper does and in other ways'),
     bench=(add_bench, run_bench, 'time a training step, against a plain one and against the limit'),
     convert=(add_convert, run_convert, "turn the authors' Torch7 checkpoints into ours"))
 

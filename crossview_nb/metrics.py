@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['check_images', 'decibels', 'by_fours', 'psnr', 'neighbour_steps', 'sharpness_difference', 'gaussian', 'blur',
-           'ssim_map', 'luma', 'ssim', 'measure']
+           'ssim_map', 'luma', 'ssim', 'measure', 'check_probabilities', 'keep_top', 'score_parts', 'score_of_means',
+           'inception_score', 'kl_of_images', 'kl_to_data', 'is_confident', 'label_hits', 'label_accuracy',
+           'class_overlap', 'class_iou', 'mean_iou', 'pixel_accuracy']
 
 # %% ../nbs/11_metrics.ipynb #bed669a5
 import math
@@ -48,8 +50,9 @@ def by_fours(
     real:torch.Tensor,     # (N,3,H,W)
     imagined:torch.Tensor, # (N,3,H,W)
 )->torch.Tensor: # (N,)
-    "A few images at a time, so that all that lies in between stays in the processor's cache"
-    return torch.cat([error(r, i) for r, i in zip(real.split(4), imagined.split(4))])
+    "Four images of 256 pixels at a time, or as many as make that, so that all that lies in between stays in the processor's cache"
+    few = max(1, 4*256**2//real[0, 0].numel())
+    return torch.cat([error(r, i) for r, i in zip(real.split(few), imagined.split(few))])
 
 def psnr(
     real:torch.Tensor,     # (N,3,H,W) in [0, 1]
@@ -154,3 +157,133 @@ def measure(
 )->dict: # 'SSIM', 'PSNR', 'SD' -> (N,)
     "The paper's three measures of likeness, image by image"
     return dict(SSIM=ssim(real, imagined, mode), PSNR=psnr(real, imagined, mode), SD=sharpness_difference(real, imagined, mode))
+
+# %% ../nbs/11_metrics.ipynb #7103c2dc
+def check_probabilities(
+    *rows, # tensors (N,C), images by classes
+):
+    "Refuse what is no distribution over classes, or does not belong together"
+    for probabilities in rows:
+        if probabilities.ndim != 2 or not probabilities.numel() or probabilities.shape != rows[0].shape:
+            raise ValueError(f'probabilities of shape {", ".join(str(tuple(r.shape)) for r in rows)}: images by classes, (N,C), and alike')
+        # written so that NaN fails too
+        if not ((probabilities >= 0).all() and ((probabilities.sum(1) - 1).abs() < 1e-3).all()):
+            raise ValueError('each row of probabilities must be at least 0 and sum to 1: give softmax(logits, 1), not logits')
+
+# %% ../nbs/11_metrics.ipynb #514de268
+def keep_top(
+    probabilities:torch.Tensor, # (N,C)
+    top:int|None,               # how many classes of each image to keep; None: all
+)->torch.Tensor: # (N,C), no longer with a sum of 1
+    "The paper's way to look at the likeliest classes only: the others become 1e-9"
+    if top is None: return probabilities
+    if not 1 <= top <= probabilities.shape[1]: raise ValueError(f'top is {top}, and there are {probabilities.shape[1]} classes')
+    value, place = probabilities.topk(top, 1)
+    return torch.full_like(probabilities, 1e-9).scatter(1, place, value)
+
+def score_parts(
+    probabilities:torch.Tensor, # (N,C)
+)->torch.Tensor: # (N,1+C): sum of p log p, and p itself
+    "What the Inception score averages over images"
+    return torch.cat([torch.xlogy(probabilities, probabilities).sum(1, keepdim=True), probabilities], 1)
+
+def score_of_means(
+    means:torch.Tensor, # (...,1+C) averages of `score_parts`
+)->torch.Tensor: # (...)
+    "The Inception score of the images that were averaged"
+    return (means[..., 0] - torch.xlogy(means[..., 1:], means[..., 1:]).sum(-1)).exp()
+
+def inception_score(
+    probabilities:torch.Tensor, # (N,C) of the imagined images
+    top:int|None=None,          # all classes, or the likeliest 1 or 5 of each image
+)->torch.Tensor: # one number, from 1 (each row the same) to C
+    "Sure about each image, and different for different images; METHOD.md, \"What the paper measures\""
+    check_probabilities(probabilities)
+    return score_of_means(score_parts(keep_top(probabilities.double(), top)).mean(0))
+
+# %% ../nbs/11_metrics.ipynb #ee96bfd5
+def kl_of_images(
+    imagined:torch.Tensor, # (N,C) probabilities of the imagined images
+    real:torch.Tensor,     # (N,C) of the real ones
+)->torch.Tensor: # (N,) nats, from 0; infinite where a class is possible in the imagined image only
+    "KL(imagined || real) of each pair"
+    check_probabilities(imagined, real)
+    imagined, real = imagined.double(), real.double()
+    return (torch.xlogy(imagined, imagined) - torch.xlogy(imagined, real)).sum(1)
+
+def kl_to_data(
+    imagined:torch.Tensor, # (N,C) probabilities of the imagined images
+    real:torch.Tensor,     # (N,C) of the real ones
+)->tuple: # exp of the mean, from 1, lower is better; standard deviation over images before exp
+    "The paper's KL(model || data) and its spread; METHOD.md, \"What the paper measures\""
+    divergence = kl_of_images(imagined, real)
+    return divergence.mean().exp(), divergence.std(correction=0)
+
+# %% ../nbs/11_metrics.ipynb #4d0c6420
+def is_confident(
+    real:torch.Tensor, # (N,C) probabilities of the real images
+)->torch.Tensor: # (N,) bool
+    "Does the classifier give one class of the real image more than one half?"
+    return real.amax(1) > .5
+
+def label_hits(
+    imagined:torch.Tensor, # (N,C) probabilities of the imagined images
+    real:torch.Tensor,     # (N,C) of the real ones, whose likeliest class is the label
+    top:int=1,             # among how many first choices
+)->torch.Tensor: # (N,) bool
+    "Is the real image's class among the first choices for the imagined one?"
+    check_probabilities(imagined, real)
+    if not 1 <= top <= real.shape[1]: raise ValueError(f'top is {top}, and there are {real.shape[1]} classes')
+    return (imagined.topk(top, 1).indices == real.argmax(1, keepdim=True)).any(1)
+
+def label_accuracy(
+    imagined:torch.Tensor, # (N,C) probabilities of the imagined images
+    real:torch.Tensor,     # (N,C) of the real ones
+    top:int=1,             # among how many first choices
+    confident:bool=False,  # only images about whose real one the classifier is confident
+)->torch.Tensor: # share from 0 to 1; NaN if there is no such image
+    "The paper's accuracy; METHOD.md, \"What the paper measures\""
+    hits = label_hits(imagined, real, top).double()
+    return (hits[is_confident(real)] if confident else hits).mean()
+
+# %% ../nbs/11_metrics.ipynb #7cab4d8d
+def class_overlap(
+    real:torch.Tensor,     # (N,H,W) classes, whole numbers from 0
+    imagined:torch.Tensor, # the same
+    classes:int,           # how many there are
+)->tuple: # intersections and unions, (N,classes) pixels
+    "How many pixels both maps give to a class, and how many at least one of them"
+    if real.shape != imagined.shape or real.ndim != 3 or not real.numel():
+        raise ValueError(f'maps of shape {tuple(real.shape)} and {tuple(imagined.shape)}: both must be (N,H,W), classes rather than colours')
+    low, high = min(real.min(), imagined.min()), max(real.max(), imagined.max())
+    if low < 0 or high >= classes: raise ValueError(f'the maps have classes {low} to {high}: 0 to {classes - 1} are expected')
+    image = torch.arange(len(real), device=real.device)[:, None, None]
+    # how often each pair of classes meets: a table of classes x classes for each image, counted in one go
+    pairs = torch.bincount(((image*classes + real)*classes + imagined).flatten(), minlength=len(real)*classes**2).view(-1, classes, classes)
+    both = pairs.diagonal(dim1=1, dim2=2)
+    return both, pairs.sum(1) + pairs.sum(2) - both
+
+def class_iou(
+    real:torch.Tensor,     # (N,H,W) classes, whole numbers from 0
+    imagined:torch.Tensor, # the same
+    classes:int,           # how many there are
+)->torch.Tensor: # (classes,) from 0 to 1; NaN for a class that occurs in no map
+    "Intersection over union of each class, over all images together"
+    both, either = class_overlap(real, imagined, classes)
+    return both.sum(0)/either.sum(0)
+
+def mean_iou(
+    real:torch.Tensor,     # (N,H,W) classes, whole numbers from 0
+    imagined:torch.Tensor, # the same
+    classes:int,           # how many there are
+)->torch.Tensor: # from 0 to 1
+    "The mean of `class_iou` over the classes that occur"
+    return class_iou(real, imagined, classes).nanmean()
+
+def pixel_accuracy(
+    real:torch.Tensor,     # (N,H,W) classes
+    imagined:torch.Tensor, # the same
+)->torch.Tensor: # (N,) from 0 to 1
+    "The share of pixels on which two maps agree"
+    if real.shape != imagined.shape: raise ValueError(f'maps of shape {tuple(real.shape)} and {tuple(imagined.shape)} cannot be compared')
+    return (real == imagined).double().mean((1, 2))

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['Imaginer', 'load_generator', 'set_norm', 'join_last_single', 'generate', 'picture_sheet', 'headings', 'results_page',
-           'save_pictures', 'write_results']
+           'save_pictures', 'write_results', 'add_to_page']
 
 # %% ../nbs/10_results.ipynb #77c91b0f
 import copy
 import html
+import json
 import math
 import os
 import sys
@@ -24,7 +25,7 @@ from torch import nn
 from .data import CrossViewBatch, CrossViewDataset, CrossViewLoader, to_levels
 from .regime import Regime, State
 from .runs import has_page, imagined
-from .training import REGIMES, TrainingConfig, choose_device, find_checkpoint, load_networks, read_config, written_whole
+from .training import REGIMES, TrainingConfig, choose_device, find_checkpoint, load_networks, read_config, write_text, written_whole
 
 # %% ../nbs/10_results.ipynb #f5ef21e8
 class Imaginer(nn.Module):
@@ -165,6 +166,8 @@ main { display: flex; flex-wrap: wrap; gap: 0 2rem; padding-bottom: 3rem; }
 section { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, var(--side))); gap: 0 8px; padding: .9rem 0 .7rem;
   border-top: 1px solid var(--line); flex: 1 0 auto; max-width: 100%; content-visibility: auto; contain-intrinsic-size: auto 290px; }
 section[hidden] { display: none; }
+.value { margin-left: 1.2em; white-space: nowrap; }  .value.chosen { color: var(--ink); font-weight: 600; }
+select { font: inherit; color: inherit; background: var(--ground); border: 1px solid var(--line); border-radius: 6px; padding: .2rem; }
 h2 { grid-column: 1/-1; font: .8rem ui-monospace, monospace; color: var(--soft); margin: 0 0 .35rem; overflow-wrap: anywhere; }
 figure { margin: 0; }  figcaption { font-size: .78rem; color: var(--soft); padding-top: .15rem; }
 img { display: block; width: 100%; aspect-ratio: var(--aspect); image-rendering: var(--pixels); background: var(--line); border-radius: 5px; }
@@ -202,8 +205,8 @@ const show = (i, kind = drawn) => {
   if (!large.open) large.showModal();
 };
 const step = by => { let i = at; do i = (i + by + places.length) % places.length; while (places[i].hidden && i != at); show(i); };
-places.forEach((place, i) => all('figure', place).forEach(figure =>
-  figure.addEventListener('click', () => show(i, figure.className.startsWith('seg') ? 'seg_output' : 'output'))));
+places.forEach(place => all('figure', place).forEach(figure =>
+  figure.addEventListener('click', () => show(places.indexOf(place), figure.className.startsWith('seg') ? 'seg_output' : 'output'))));
 wipe.addEventListener('pointermove', event => {
   const box = wipe.getBoundingClientRect();
   wipe.style.setProperty('--cut', Math.min(100, Math.max(0, 100*(event.clientX - box.left)/box.width)) + '%');
@@ -217,6 +220,14 @@ addEventListener('keydown', event => {
 });
 one('#find').addEventListener('input', event => places.forEach(place =>
   place.hidden = !one('h2', place).textContent.toLowerCase().includes(event.target.value.toLowerCase())));
+const sort = one('#sort');
+if (sort) sort.addEventListener('change', () => {
+  const [column, sign] = sort.value.split(' ').map(Number), value = place => column < 0 ? NaN : parseFloat(place.dataset.values.split(' ')[column]);
+  const order = places.map((place, i) => [value(place), +place.dataset.at, place]);
+  order.sort((a, b) => isNaN(a[0]) - isNaN(b[0]) || (isNaN(a[0]) ? 0 : sign*(a[0] - b[0])) || a[1] - b[1]);   // what has no value comes last
+  order.forEach((entry, i) => { places[i] = entry[2]; one('main').append(entry[2]); });
+  all('.value').forEach(value => value.classList.toggle('chosen', +value.dataset.column == column));
+});
 one('#side').addEventListener('input', event => document.documentElement.style.setProperty('--side', event.target.value + 'px'));
 '''
 
@@ -228,15 +239,34 @@ def _plain(
     return html.escape(str(text).encode('utf-8', 'surrogateescape').decode('utf-8', 'replace'))
 
 def _row_of(
-    name:str,   # of the place
-    kinds:dict, # folder below images/ -> what is to be seen there
+    at:int,      # position of the place
+    name:str,    # of the place
+    kinds:dict,  # folder below images/ -> what is to be seen there
+    others:dict, # another model's title -> address of its imagined pictures
+    values:dict, # measure -> value or None
 )->str: # HTML
     "One place of the page"
-    def figure(kind):
-        address, about = f'images/{kind}/{quote(os.fsencode(name + ".png"))}', _plain(kinds[kind])
-        return (f'<figure class="{kind}"><img loading="lazy" src="{address}" alt="{about} of {_plain(name)}">'
-                f'<figcaption>{about}</figcaption></figure>')
-    return f'<section><h2>{_plain(name)}</h2>{"".join(figure(kind) for kind in kinds)}</section>'
+    def figure(kind, folder, about):
+        address = f'{folder}/{quote(os.fsencode(name + ".png"))}'
+        return (f'<figure class="{kind}"><img loading="lazy" src="{address}" alt="{_plain(about)} of {_plain(name)}">'
+                f'<figcaption>{_plain(about)}</figcaption></figure>')
+    figures = [figure(kind, f'images/{kind}', about) for kind, about in kinds.items()]
+    figures += [figure('other', quote(address), title) for title, address in others.items()]
+    shown = {measure: '–' if value is None else f'{value:.4g}' for measure, value in values.items()}
+    told = ''.join(f'<span class="value" data-column="{column}">{_plain(measure)} {value}</span>' for column, (measure, value) in enumerate(shown.items()))
+    data = ' '.join('-' if value is None else repr(float(value)) for value in values.values())
+    return f'<section data-at="{at}" data-values="{data}"><h2>{_plain(name)}{told}</h2>{"".join(figures)}</section>'
+
+def _sorting(
+    better:dict, # measure -> 'high', 'low', or '' where neither is better
+)->str: # HTML
+    "A menu of orders: by name, and by each measure with the worst or the best first"
+    if not better: return ''
+    choices = ['<option value="-1 1">name</option>']
+    for column, (measure, which) in enumerate(better.items()):
+        rising, falling = ('worst first', 'best first') if which == 'high' else ('best first', 'worst first') if which == 'low' else ('smallest first', 'largest first')
+        choices += [f'<option value="{column} {sign}">{_plain(measure)}: {words}</option>' for sign, words in ((1, rising), (-1, falling))]
+    return f'<label>order <select id="sort">{"".join(choices)}</select></label>'
 
 def results_page(
     title:str,       # heading
@@ -246,11 +276,16 @@ def results_page(
     kinds:dict,      # folder below images/ -> what is to be seen there
     size:int=256,    # of the pictures, pixels: small ones are shown with square pixels
     aspect:float=1., # width of a picture by its height
+    values:dict={},  # measure -> one value (or None) a place, in the order of the names
+    better:dict={},  # measure -> 'high', 'low' or '': which is better
+    others:dict={},  # another model's title -> address of its imagined pictures, from where the page lies
 )->str: # a whole page that needs nothing but the pictures beside it
-    "The page: a row a place; every name escaped"
+    "The page: a row a place, sortable by any measure; every name escaped"
     told = ' &nbsp;·&nbsp; '.join(f'{_plain(what)} <b>{_plain(value)}</b>' for what, value in summary)
     table = ''.join(f'<div><dt>{_plain(name)}</dt><dd>{_plain(value)}</dd></div>' for name, value in settings.items())
-    page = f'--columns: {len(kinds)}; --aspect: {aspect}; --pixels: {"pixelated" if size < 256 else "auto"}'
+    orders = _sorting({measure: better.get(measure, '') for measure in values})
+    rows = (_row_of(at, name, kinds, others, {measure: column[at] for measure, column in values.items()}) for at, name in enumerate(names))
+    page = f'--columns: {len(kinds) + len(others)}; --aspect: {aspect}; --pixels: {"pixelated" if size < 256 else "auto"}'
     keys = ' &nbsp; S: segmentation' if 'seg_output' in kinds else ''
     return f'''<!doctype html>
 <html lang="en" style="{page}"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
@@ -258,10 +293,10 @@ def results_page(
 <header><h1>{_plain(title)}</h1><p>{told}</p>
 <details><summary>All settings of the run</summary><dl>{table}</dl></details>
 <div class="tools"><span>Point at an imagined picture to see the real one; click to compare them in large.</span>
-<input id="find" type="search" placeholder="find a place" aria-label="find a place">
+{orders}<input id="find" type="search" placeholder="find a place" aria-label="find a place">
 <label class="size">size <input id="side" type="range" min="64" max="221" value="221"></label>
 <a href="contact_sheet.jpg">contact sheet</a></div></header>
-<main>{"".join(_row_of(name, kinds) for name in names)}</main>
+<main>{"".join(rows)}</main>
 <dialog><div class="pair"><img class="given" alt="the given view"><div class="wipe"><img alt="real"><img alt="imagined"></div></div>
 <p><b></b></p><p>left of the line: imagined &nbsp; right of it: real</p><p>arrow keys: another place{keys} &nbsp; Esc: back</p></dialog>
 <script>{_SCRIPT}</script></body></html>
@@ -379,9 +414,28 @@ def write_results(
         kinds = {kind: what for kind, what in headings(networks.direction).items() if kind in sheet}
         picture_sheet({kinds[kind]: sheet[kind] for kind in kinds}).save(partial/'contact_sheet.jpg', quality=90)
         words = _describe(config, checkpoint, places=f'{len(names)} of {phase}', norm=norm, dropout='on' if dropout else 'off')
-        page = results_page(*words, names, kinds, networks.size, aspect_ratio)
-        (partial/'index.html').write_text(page, encoding='utf-8')
+        page = dict(zip(('title', 'summary', 'settings'), words), names=names, kinds=kinds, size=networks.size, aspect=aspect_ratio)
+        (partial/'page.json').write_text(json.dumps(page, default=str), encoding='utf-8')
+        (partial/'index.html').write_text(results_page(**page), encoding='utf-8')
     return folder
+
+def add_to_page(
+    folder:Path,    # of results, as `write_results` left it
+    values:dict={}, # measure -> {name of a place: value}
+    better:dict={}, # measure -> 'high', 'low' or ''
+    others:list=(), # folders of results of other models on the same places, to stand beside this one
+)->Path: # index.html
+    """Write the page anew with measures to sort by, and with other models' pictures
+
+    Raises FileNotFoundError if one of the folders is none of `write_results`."""
+    found = [Path(folder), *map(Path, others)]
+    missing = [f'{where}' for where in found if not (where/'page.json').is_file()]
+    if missing: raise FileNotFoundError(f'{", ".join(missing)}: no page.json here; `crossview test` writes it')
+    page, *rest = [json.loads((where/'page.json').read_text(encoding='utf-8')) for where in found]
+    columns = {measure: [column.get(name) for name in page['names']] for measure, column in values.items()}
+    beside = {f'{dict(other["summary"])["run"]}: imagined': Path(os.path.relpath(where/'images'/'output', folder)).as_posix() for other, where in zip(rest, found[1:])}
+    write_text(Path(folder)/'index.html', results_page(**page, values=columns, better=better, others=beside))
+    return Path(folder)/'index.html'
 
 # %% ../nbs/10_results.ipynb #808a242b
 def _spread(

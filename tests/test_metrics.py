@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from crossview_nb.metrics import measure, psnr, sharpness_difference, ssim
+from crossview_nb.metrics import (class_iou, class_overlap, inception_score, keep_top, kl_to_data, label_accuracy, label_hits, mean_iou, measure,
+                                  pixel_accuracy, psnr, score_of_means, score_parts, sharpness_difference, ssim)
 
 SHARED = Path(os.environ.get('CROSSVIEW_SHARED', Path(__file__).parents[2]/'shared'))/'golden/metrics'
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason=f'{SHARED} is not here: set CROSSVIEW_SHARED')
@@ -101,3 +102,93 @@ def test_batch_by_batch_and_fast():
     together = measure(real, imagined)
     assert time.perf_counter() - began < 5
     for key, values in measure(real[7:8], imagined[7:8]).items(): assert abs(values[0] - together[key][7]) < 1e-4
+
+
+# --- measures of meaning: METHOD.md word by word, in NumPy, one image at a time ------------------------------------
+
+def distributions(n, classes, seed=0, sharpness=3):
+    scores = sharpness*np.random.default_rng(seed).standard_normal((n, classes))
+    return np.exp(scores)/np.exp(scores).sum(1, keepdims=True)
+
+
+def literal_inception(rows, top=None):
+    rows = rows.copy()
+    if top:
+        for row in rows: row[np.argsort(row)[:-top]] = 1e-9
+    mean = sum(rows)/len(rows)
+    return math.exp(sum((row*np.log(row/mean)).sum() for row in rows)/len(rows))
+
+
+@pytest.mark.parametrize('top', [None, 1, 5])
+@pytest.mark.parametrize('n,classes', [(7, 365), (40, 8)])
+def test_inception_score(n, classes, top):
+    rows = distributions(n, classes)
+    found = inception_score(torch.tensor(rows), top)
+    assert abs(found.item()/literal_inception(rows, top) - 1) < 1e-9
+
+
+def test_inception_score_from_sums_of_batches():
+    rows = torch.tensor(distributions(90, 12))
+    parts = sum(score_parts(keep_top(some, 5)).sum(0) for some in rows.split(7))
+    assert abs(score_of_means(parts/90) - inception_score(rows, 5)) < 1e-12
+
+
+def test_kl_to_data():
+    imagined, real = distributions(30, 12), distributions(30, 12, seed=1)
+    each = [sum(p*math.log(p/q) for p, q in zip(a, b)) for a, b in zip(imagined, real)]
+    score, spread = kl_to_data(torch.tensor(imagined), torch.tensor(real))
+    assert abs(score.item()/math.exp(np.mean(each)) - 1) < 1e-9 and abs(spread.item() - np.std(each)) < 1e-9
+    assert kl_to_data(torch.tensor(real), torch.tensor(real))[0] == 1
+    impossible = torch.tensor([[1., 0, 0]]), torch.tensor([[0., 1, 0]])
+    assert kl_to_data(*impossible)[0].isinf() and kl_to_data(*[impossible[0]]*2)[0] == 1
+
+
+@pytest.mark.parametrize('top', [1, 5])
+@pytest.mark.parametrize('confident', [False, True])
+def test_label_accuracy(top, confident):
+    imagined, real = distributions(60, 9, sharpness=1.5), distributions(60, 9, seed=1, sharpness=1.5)
+    hits = [label in np.argsort(row)[-top:] for row, label, sure in zip(imagined, real.argmax(1), real.max(1)) if sure > .5 or not confident]
+    assert 0 < len(hits) < 60 or not confident
+    assert abs(label_accuracy(torch.tensor(imagined), torch.tensor(real), top, confident).item() - np.mean(hits)) < 1e-12
+
+
+def test_nobody_is_confident():
+    assert label_accuracy(*[torch.full((3, 4), .25)]*2, confident=True).isnan()
+
+
+def test_bad_probabilities():
+    fine = torch.tensor(distributions(4, 6))
+    for rows in (fine.log(), fine*2, fine*float('nan'), fine[:0], fine[0]):
+        with pytest.raises(ValueError, match='probabilities'): inception_score(rows)
+    with pytest.raises(ValueError, match='alike'): kl_to_data(fine, fine[:2])
+    for top in (0, 7):
+        with pytest.raises(ValueError, match='there are 6 classes'): inception_score(fine, top)
+        with pytest.raises(ValueError, match='there are 6 classes'): label_hits(fine, fine, top)
+
+
+# --- maps --------------------------------------------------------------------------------------------------------
+
+def test_class_iou():
+    rng = np.random.default_rng(0)
+    real, imagined = rng.integers(0, 5, (2, 6, 9, 7))
+    real[real == 3] = 2         # class 3 occurs in the imagined maps only
+    imagined[imagined == 4] = 3
+    real[real == 4] = 0         # class 4 nowhere
+    expected = []
+    for k in range(5):
+        both, either = ((real == k) & (imagined == k)).sum(), ((real == k) | (imagined == k)).sum()
+        expected.append(both/either if either else math.nan)
+    found = class_iou(torch.tensor(real), torch.tensor(imagined), 5)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+    assert expected[3] == 0 and math.isnan(expected[4])
+    assert abs(mean_iou(torch.tensor(real), torch.tensor(imagined), 5).item() - np.nanmean(expected)) < 1e-6
+    np.testing.assert_allclose(pixel_accuracy(torch.tensor(real), torch.tensor(imagined)).numpy(), (real == imagined).mean((1, 2)))
+    both, either = class_overlap(torch.tensor(real), torch.tensor(imagined), 5)
+    assert both.shape == (6, 5) and both[2, 1] == ((real == 1) & (imagined == 1))[2].sum() and either[2, 1] == ((real == 1) | (imagined == 1))[2].sum()
+
+
+def test_bad_maps():
+    x = torch.zeros(2, 4, 4, dtype=torch.long)
+    for real, imagined, message in ((x, x[:1], 'must be'), (x[0], x[0], 'must be'), (x, x + 5, 'classes 0 to 5'), (x - 1, x, 'classes -1')):
+        with pytest.raises(ValueError, match=message): class_iou(real, imagined, 5)
+    with pytest.raises(ValueError, match='cannot be compared'): pixel_accuracy(x, x[:1])

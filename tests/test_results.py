@@ -1,4 +1,5 @@
 "What 10_results should not have to show: every regime, every size of a last batch, odd names, failures half-way."
+import re
 import html.parser
 import json
 import os
@@ -332,3 +333,20 @@ def test_page_alone_needs_no_pictures():
     bad = '"></dd></title><u onclick=x>'
     text = results_page(bad, [(bad, bad)], {bad: bad}, [bad, 'not text \udcff'], dict(input='aerial', target=bad))
     assert bad not in text and '<u' not in Links(text).tags and text.encode('utf-8')
+
+
+def test_page_sorts_and_stands_beside_others(tmp_path):
+    from crossview_nb.results import add_to_page, results_page
+    for name, places in (('one', ['a', '<b>']), ('two', ['a', '<b>'])):
+        (tmp_path/name).mkdir()
+        page = dict(title='Streets', summary=[['run', f'<{name}>']], settings={}, names=places, kinds=dict(output='imagined'), size=64, aspect=1.)
+        (tmp_path/name/'page.json').write_text(json.dumps(page))
+    page = add_to_page(tmp_path/'one', {'SSIM': {'a': 0.25, '<b>': 0.5}, 'KL': {'a': 3.}}, {'SSIM': 'high', 'KL': 'low'}, [tmp_path/'two']).read_text()
+    rows = re.findall(r'<section data-at="(\d)" data-values="([^"]*)">', page)
+    assert rows == [('0', '0.25 3.0'), ('1', '0.5 -')]
+    assert re.findall(r'<option value="(-?\d -?\d)">([^<]*)</option>', page) == [
+        ('-1 1', 'name'), ('0 1', 'SSIM: worst first'), ('0 -1', 'SSIM: best first'), ('1 1', 'KL: best first'), ('1 -1', 'KL: worst first')]
+    assert page.count('src="../two/images/output/') == 2 and '&lt;two&gt;: imagined' in page and '<two>' not in page and '<b>:' not in page
+    assert '<select' not in results_page('t', [], {}, ['a'], dict(output='o'))
+    (tmp_path/'two/page.json').unlink()
+    with pytest.raises(FileNotFoundError, match='two: no page.json'): add_to_page(tmp_path/'one', others=[tmp_path/'two'])

@@ -1,0 +1,104 @@
+"""The study of issue 6: `python tools/study.py WORK` trains and measures every run that is not done yet; `--list` says what there is.
+
+Runs are trained one after the other, in order of worth: those whose weights may ship, the remaining seeds, the ablations. WORK
+holds the rendered pairs (80 MB) and the checkpoints. Interrupt it as you like: a run goes on from its last checkpoint, and one whose
+figures lie in nbs/study/results is not repeated. Words after WORK pick runs by their names: `python tools/study.py WORK fork-a2g`.
+Nothing else should be timed while it runs.
+"""
+import argparse
+import json
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from crossview_nb.data import CrossViewDataset, CrossViewLoader
+from crossview_nb.evaluation import evaluate
+from crossview_nb.regime import RegimeConfig
+from crossview_nb.results import load_generator
+from crossview_nb.runs import train
+from crossview_nb.toytown import write_toytown
+from crossview_nb.training import TrainingConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT/'nbs'/'study'/'results'
+SEED = 4200                                    # of the towns: neither the samples', nor the judges', nor the tests'
+PAIRS = dict(train=3000, val=200, test=1000)   # runs are chosen on val; test gives the figures
+WIDTH, EPOCHS, BATCH, RATE = 16, 20, 16, 4e-4  # the same number of generator updates for all
+REGIMES, DIRECTIONS, SEEDS = ('pix2pix', 'fork', 'seq'), ('a2g', 'g2a'), range(3)
+
+
+def plan():
+    "name -> (fields of TrainingConfig, fields of RegimeConfig), in the order in which they are run"
+    runs = {}
+    def add(regime, direction, seed, what='', training={}, networks={}):
+        runs['-'.join(filter(None, (regime, direction, what, f'seed{seed}')))] = (
+            dict(regime=regime, seed=seed, **training), dict(direction=direction, **networks))
+    for seed in SEEDS:
+        for direction in DIRECTIONS:
+            for regime in REGIMES: add(regime, direction, seed)
+    for depth in (1, 2, 4): add('fork', 'a2g', 0, f'n{depth}', networks=dict(n_layers=depth))   # critics for the widgets
+    add('fork', 'a2g', 0, 'width32', networks=dict(ngf=32, ndf=32))
+    for seed in SEEDS:
+        for weight in (0., 10.): add('fork', 'a2g', seed, f'segmentation{weight:g}', networks=dict(lambda_segmentation=weight))
+        for weight in (0., 1.): add('seq', 'a2g', seed, f'feedback{weight:g}', networks=dict(lambda_grads=weight))
+        add('pix2pix', 'a2g', seed, 'l1-only', networks=dict(use_gan=False))
+        add('pix2pix', 'a2g', seed, 'gan-only', networks=dict(use_l1=False))
+        # fewer pairs, as many updates
+        for pairs in (100, 300, 1000): add('fork', 'a2g', seed, f'pairs{pairs}', training=dict(limit_data=pairs, epochs=EPOCHS*PAIRS['train']//pairs))
+    return runs
+
+
+def config_of(name, work):
+    "The configuration of a run"
+    training, networks = (dict(part) for part in plan()[name])
+    phase = f'first{training.pop("limit_data")}' if 'limit_data' in training else 'train'
+    return TrainingConfig(**dict(dict(name=name, data_root=str(work/'data'), phase=phase, batch_size=BATCH, epochs=EPOCHS, workers=0,
+                                      save_epochs=EPOCHS, save_steps=500, keep=1, cache=str(work/'cache'), checkpoints=str(work/'checkpoints')), **training),
+                          networks=RegimeConfig(**dict(dict(size=64, ngf=WIDTH, ndf=WIDTH, learning_rate=RATE), **networks)))
+
+
+def render(work):
+    "Every pair of the study, and folders with the first so many"
+    for split, n in PAIRS.items(): write_toytown(work/'data', n, size=64, seed=SEED, split=split)
+    for pairs in (100, 300, 1000):
+        few = work/'data'/f'first{pairs}'
+        few.mkdir(exist_ok=True)
+        for path in sorted((work/'data'/'train').glob('*.png'))[:pairs]:
+            if not (few/path.name).exists(): os.link(path, few/path.name)
+
+
+def measure(config, phase, norm):
+    "All offline measures of a run on a phase"
+    dataset = CrossViewDataset(config.data_root, phase, config.networks.direction, 64, augment=False)
+    generator = load_generator(Path(config.checkpoints)/config.name)
+    found = evaluate(generator, CrossViewLoader(dataset, 10, 'serial'), norm, dropout=norm == 'batch', progress=False)
+    return json.loads(found.to_json())
+
+
+def run(name, work):
+    "Train, measure, and write down"
+    config, begin = config_of(name, work), time.perf_counter()
+    trainer = train(config, continue_training=True)
+    figures = {f'{phase}, {norm}': measure(config, phase, norm) for phase, norm in (('val', 'running'), ('test', 'running'), ('test', 'batch'))}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    partial = RESULTS/f'{name}.partial'
+    partial.write_text(json.dumps(dict(name=name, config=asdict(config), iterations=trainer.iteration, seconds=round(time.perf_counter() - begin),
+                                       precision=trainer.precision, torch=torch.__version__, figures=figures), indent=1), encoding='utf-8')
+    os.replace(partial, RESULTS/f'{name}.json')
+
+
+if __name__ == '__main__':
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('work', type=Path, help='folder for pairs and checkpoints')
+    parser.add_argument('names', nargs='*', help='runs whose names begin with one of these; all unless given')
+    parser.add_argument('--list', action='store_true', help='say which runs there are and which are done')
+    chosen = parser.parse_args()
+    names = [name for name in plan() if not chosen.names or name.startswith(tuple(chosen.names))]
+    if chosen.list: print(*(f'{"done" if (RESULTS/f"{name}.json").exists() else "    "}  {name}' for name in names), sep='\n')
+    else:
+        render(chosen.work)
+        for name in names:
+            if not (RESULTS/f'{name}.json').exists(): run(name, chosen.work)
