@@ -101,7 +101,8 @@ def check_pictures(
         raise DataError(f'a judge looks at square pictures (N,3,S,S), red, green and blue; found {found}')
     if not images.is_floating_point(): raise DataError(f'pictures are {images.dtype}: divide bytes by 255 first')
     low, high = images.aminmax()
-    if not (low >= 0 and high <= 1):     # so that NaN fails too
+    if low.isnan(): raise DataError('pictures hold NaN: the network that drew them has diverged, or its input was not finite')
+    if low < 0 or high > 1:
         raise DataError(f'pictures reach from {low:.4g} to {high:.4g} instead of 0 to 1: a generator gives -1 to 1, so use (x + 1)/2')
 
 def resized(
@@ -213,8 +214,7 @@ class Segmenter(Judge):
 
     def segment(self, images):
         "(N,S,S) int64: the class of every pixel, positions in CITYSCAPES, as `to_colours` paints and `to_classes` gives them"
-        table = torch.tensor(SEEN_CLASSES, device=images.device)
-        return self.in_pieces(lambda some: table[self(some).argmax(1)], images)
+        return self.in_pieces(lambda some: torch.tensor(SEEN_CLASSES, device=some.device)[self(some).argmax(1)], images)
 
 # %% ../nbs/11a_judges.ipynb #4f0848e5
 KINDS = {'scene': SceneClassifier, 'segmenter': Segmenter}

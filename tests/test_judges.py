@@ -162,7 +162,7 @@ def test_resumes_exactly(lessons, tmp_path, monkeypatch):
 # --- bad input -------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('wrong, says', [
-    (pictures()*2 - 1, 'instead of 0 to 1'), (pictures()*255, 'instead of 0 to 1'), (pictures()*float('nan'), 'nan'),
+    (pictures()*2 - 1, 'instead of 0 to 1'), (pictures()*255, 'instead of 0 to 1'), (pictures()*float('nan'), 'NaN'),
     ((pictures()*255).byte(), 'divide bytes by 255'), (pictures()[:, :, :32], 'square'), (pictures()[:, :1], 'square'), (pictures()[0], 'square'),
     (pictures()[:0], 'square'), ([1, 2], 'found list')])
 def test_refuses_pictures(wrong, says):
