@@ -210,6 +210,7 @@ def test_no_digit_too_many():
                                              (.5, .5, .5, '0.5', 'no spread'), (-.00012, -.0009, .0006, '-0.0001', '-0.0009 to 0.0006'),
                                              (.98765, math.nan, math.nan, '0.99', 'none'), (math.nan, math.nan, math.nan, '', '')):
         assert supported_digits(value, low, high) == (text, interval)
+    assert supported_digits(123456., 4567., 4.4e6, log=True) == ('100000', '5000 to 4e+06') and supported_digits(1.53, 1.21, 1.93, log=True) == ('1.5', '1.2 to 1.9')
     for figure in quick(places(200)).figures.values():
         if math.isnan(figure.value): continue
         text = figure.texts()[0].split()[0]
