@@ -178,13 +178,13 @@ def supported_digits(
     value:float, # a figure
     low:float,   # its interval
     high:float,
+    log:bool=False, # is the figure an exponential, whose interval may span orders of magnitude?
 )->tuple: # texts of the figure, and of the interval
     "Write a figure up to the first digit that the interval leaves open, and not further"
     if math.isnan(value): return '', ''
     if math.isnan(low): return f'{value:.2g}' if math.isfinite(value) else str(value), 'none'
     reach = (high - low)/2
-    # an interval that spans orders of magnitude leaves one digit of each
-    if low > 0 and high > 4*low: return _one_digit(value), f'{_one_digit(low)} to {_one_digit(high)}'
+    if log and high > 4*low: return _one_digit(value), f'{_one_digit(low)} to {_one_digit(high)}'
     # no spread but that of rounding: all images have the same figure
     if reach <= 1e-6*abs(value): return f'{value:.4g}', 'no spread'
     place = math.floor(math.log10(reach))
@@ -557,7 +557,7 @@ class Figure:
 
     def texts(self)->tuple: # value and interval, no digit too many
         "As a table shows it"
-        value, interval = supported_digits(self.value, self.low, self.high)
+        value, interval = supported_digits(self.value, self.low, self.high, self.log)
         return f'{value} {self.unit}'.strip(), interval
 
 def make_figure(
@@ -855,9 +855,9 @@ class Difference:
 
     @property
     def verdict(self)->str:
-        "Who is better, if the interval leaves no doubt"
+        "Who is better, if neither interval nor test leaves a doubt"
         alike = 1 if self.log else 0
-        if math.isnan(self.low) or self.low <= alike <= self.high: return 'undecided'
+        if math.isnan(self.low) or self.low <= alike <= self.high or self.p > .05: return 'undecided'
         return 'second' if (self.value > alike) == (self.better == 'higher') else 'first'
 
 class Comparison:
@@ -878,7 +878,7 @@ class Comparison:
         lines, quotient = [], f'× {self.names[0]}: exponentials are compared by their quotient, which is 1 if they are alike'
         for d in self.differences.values():
             if d.name.startswith('IoU') and not all_classes: continue
-            value, interval = supported_digits(d.value, d.low, d.high)
+            value, interval = supported_digits(d.value, d.low, d.high, d.log)
             winner = {'first': self.names[0], 'second': self.names[1]}.get(d.verdict, d.verdict)
             test = '' if math.isnan(d.p) else '< 0.001' if d.p < .001 else f'{d.p:.2g}'
             lines.append((d.group, [d.name, f'{value} {"×" if d.log else d.unit}'.strip(), interval, test, winner], quotient if d.log else ''))

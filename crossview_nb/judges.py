@@ -214,8 +214,8 @@ class Segmenter(Judge):
 
     def segment(self, images):
         "(N,S,S) int64: the class of every pixel, positions in CITYSCAPES, as `to_colours` paints and `to_classes` gives them"
-        table = torch.tensor(SEEN_CLASSES, device=images.device)
-        return self.in_pieces(lambda some: table[self(some).argmax(1)], images)
+        table = torch.tensor(SEEN_CLASSES)
+        return self.in_pieces(lambda some: table.to(some.device)[self(some).argmax(1)], images)
 
 # %% ../nbs/11a_judges.ipynb #4f0848e5
 KINDS = {'scene': SceneClassifier, 'segmenter': Segmenter}
