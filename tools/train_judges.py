@@ -64,8 +64,10 @@ def write_readme(folder):
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('work', type=Path, help='folder for rendered pairs and checkpoints')
-    parser.add_argument('names', nargs='*', default=JUDGES, choices=JUDGES, help='which judges; all of them if none is named')
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f"which judges: {', '.join(JUDGES)}; all of them if none is named")
     options = parser.parse_args()
+    names = options.names or JUDGES
+    if unknown := set(names) - set(JUDGES): parser.error(f"there is no judge {', '.join(sorted(unknown))}; there are {', '.join(JUDGES)}")
     for split, n in PAIRS.items(): write_toytown(options.work, n, size=64, seed=SEED, split=split, progress=False)
-    for name in options.names: train(name, options.work)
+    for name in names: train(name, options.work)
     write_readme(ROOT/'data_samples'/'judges')
