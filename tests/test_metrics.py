@@ -2,7 +2,6 @@
 import json
 import math
 import os
-import time
 from pathlib import Path
 
 import numpy as np
@@ -96,11 +95,9 @@ def test_bad_input(measure_one):
     with pytest.raises(ValueError, match='mode'): measure_one(x, x, 'usual')
 
 
-def test_batch_by_batch_and_fast():
+def test_batch_by_batch():
     real, imagined = torch.rand(20, 3, 256, 256), torch.rand(20, 3, 256, 256)
-    began = time.perf_counter()
     together = measure(real, imagined)
-    assert time.perf_counter() - began < 5
     for key, values in measure(real[7:8], imagined[7:8]).items(): assert abs(values[0] - together[key][7]) < 1e-4
 
 
