@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import browser
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,3 +34,28 @@ def python():
         assert done.returncode == 0, f'{args} ended with {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}'
         return done.stdout
     return run
+
+
+# --- notebooks in a real browser (browser.py) --------------------------------------------------------------------
+
+@pytest.fixture(scope='session')
+def chromium():
+    "Skips a test where there is no Chromium or no Playwright, and says so"
+    pytest.importorskip('playwright.sync_api', reason='Playwright is missing (pip install playwright): no test in a real browser')
+    if not browser.find_chromium(): pytest.skip('no Chromium (Debian, Ubuntu: apt install chromium; CHROMIUM=/path names another): no test in a real browser')
+
+
+@pytest.fixture(scope='session')
+def lab(chromium, tmp_path_factory):
+    "One JupyterLab for all tests, on a copy of nbs/: `lab.url`; a notebook written into `lab.root` can be opened too"
+    with browser.jupyterlab(tmp_path_factory.mktemp('lab')) as server: yield server
+
+
+@pytest.fixture
+def page(lab, tmp_path):
+    """A browser page, 1280 pixels wide, that reaches JupyterLab (`open_notebook(page, 'nbs/x.ipynb')`) and nothing else.
+
+    A fresh browser for each test: Playwright keeps an event loop going in this thread while it is open, and asyncio.run in another
+    test would refuse to start beside it. So a test that asks for `page` can't call asyncio.run, any other can.
+    """
+    with browser.opened(lab.url, os.environ.get('CROSSVIEW_SCREENSHOTS', tmp_path/'screenshots')) as page: yield page

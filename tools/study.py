@@ -3,12 +3,16 @@
 Runs are trained one after the other, in order of worth: those whose weights may ship, the remaining seeds, the ablations. WORK
 holds the rendered pairs (80 MB) and the checkpoints. Interrupt it as you like: a run goes on from its last checkpoint, and one whose
 figures lie in nbs/study/results is not repeated. Words after WORK pick runs by their names: `python tools/study.py WORK fork-a2g`.
-Nothing else should be timed while it runs.
+A run computes on one core, so that its numbers don't depend on how many there are: start the script once a core, and the copies
+share the runs among themselves. Nothing else should be timed while it runs.
 """
 import argparse
+import fcntl
 import json
 import os
+import sys
 import time
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,7 +42,9 @@ def plan():
             dict(regime=regime, seed=seed, **training), dict(direction=direction, **networks))
     for seed in SEEDS:
         for direction in DIRECTIONS:
-            for regime in REGIMES: add(regime, direction, seed)
+            for regime in REGIMES:
+                timeline = dict(snapshot_steps=25, snapshot_pairs=8) if (regime, direction, seed) == ('fork', 'a2g', 0) else {}
+                add(regime, direction, seed, training=timeline)
     for depth in (1, 2, 4): add('fork', 'a2g', 0, f'n{depth}', networks=dict(n_layers=depth))   # critics for the widgets
     add('fork', 'a2g', 0, 'width32', networks=dict(ngf=32, ndf=32))
     for seed in SEEDS:
@@ -47,16 +53,18 @@ def plan():
         add('pix2pix', 'a2g', seed, 'l1-only', networks=dict(use_gan=False))
         add('pix2pix', 'a2g', seed, 'gan-only', networks=dict(use_l1=False))
         # fewer pairs, as many updates
-        for pairs in (100, 300, 1000): add('fork', 'a2g', seed, f'pairs{pairs}', training=dict(limit_data=pairs, epochs=EPOCHS*PAIRS['train']//pairs))
+        for pairs in (100, 300, 1000): add('fork', 'a2g', seed, f'pairs{pairs}', training=dict(pairs=pairs))
     return runs
 
 
 def config_of(name, work):
     "The configuration of a run"
     training, networks = (dict(part) for part in plan()[name])
-    phase = f'first{training.pop("limit_data")}' if 'limit_data' in training else 'train'
-    return TrainingConfig(**dict(dict(name=name, data_root=str(work/'data'), phase=phase, batch_size=BATCH, epochs=EPOCHS, workers=0,
-                                      save_epochs=EPOCHS, save_steps=500, keep=1, cache=str(work/'cache'), checkpoints=str(work/'checkpoints')), **training),
+    pairs = training.pop('pairs', PAIRS['train'])
+    rounds = PAIRS['train']//pairs   # through fewer pairs more often: the updates are as many
+    return TrainingConfig(name=name, data_root=str(work/'data'), phase='train' if rounds == 1 else f'first{pairs}', batch_size=BATCH, epochs=EPOCHS*rounds,
+                          workers=0, save_epochs=EPOCHS*rounds, val_epochs=rounds, save_steps=500, keep=1,
+                          cache=str(work/'cache'), checkpoints=str(work/'checkpoints'), **training,
                           networks=RegimeConfig(**dict(dict(size=64, ngf=WIDTH, ndf=WIDTH, learning_rate=RATE), **networks)))
 
 
@@ -76,6 +84,16 @@ def measure(config, phase, norm):
     generator = load_generator(Path(config.checkpoints)/config.name)
     found = evaluate(generator, CrossViewLoader(dataset, 10, 'serial'), norm, dropout=norm == 'batch', progress=False)
     return json.loads(found.to_json())
+
+
+@contextmanager
+def claimed(path):
+    "Yields whether this process, and no other, holds the file"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, 'w') as file:
+        try: fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError: yield False
+        else: yield True
 
 
 def run(name, work):
@@ -99,6 +117,10 @@ if __name__ == '__main__':
     names = [name for name in plan() if not chosen.names or name.startswith(tuple(chosen.names))]
     if chosen.list: print(*(f'{"done" if (RESULTS/f"{name}.json").exists() else "    "}  {name}' for name in names), sep='\n')
     else:
-        render(chosen.work)
+        torch.set_num_threads(1)
+        with claimed(chosen.work/'locks'/'data') as mine:
+            if not mine: sys.exit('Another copy is rendering the pairs: start this one when it is done')
+            render(chosen.work)
         for name in names:
-            if not (RESULTS/f'{name}.json').exists(): run(name, chosen.work)
+            with claimed(chosen.work/'locks'/name) as mine:
+                if mine and not (RESULTS/f'{name}.json').exists(): run(name, chosen.work)
