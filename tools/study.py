@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT/'nbs'/'study'/'results'
 SEED = 4200                                    # of the towns: neither the samples', nor the judges', nor the tests'
 PAIRS = dict(train=3000, val=200, test=1000)   # runs are chosen on val; test gives the figures
-WIDTH, EPOCHS, BATCH, RATE = 16, 20, 16, 4e-4  # the same number of generator updates for all
+WIDTH, EPOCHS, BATCH, RATE = 20, 20, 16, 4e-4  # the same number of generator updates for all
 REGIMES, DIRECTIONS, SEEDS = ('pix2pix', 'fork', 'seq'), ('a2g', 'g2a'), range(3)
 
 
