@@ -174,12 +174,12 @@ def run_convert(options):
 
 def add_evaluate(parser):
     "The options of `crossview evaluate`"
-    from crossview_nb.evaluation import write_evaluation
+    from crossview_nb.comparison import write_evaluation
     add_options(parser, write_evaluation)
 
 def run_evaluate(options):
     "`crossview evaluate`"
-    from crossview_nb.evaluation import write_evaluation
+    from crossview_nb.comparison import write_evaluation
     written = [Path(path) for path in write_evaluation(**options)]
     for path in written:
         if path.suffix == '.md': print(path.read_text(encoding='utf-8'))

@@ -85,9 +85,10 @@ class TrainingConfig:
 def choose_device(
     device:str='auto', # 'auto' or a torch device
 )->torch.device:
-    "A GPU where there is one"
-    if device != 'auto': return torch.device(device)
-    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    "A GPU where there is one; ValueError for what this machine or this PyTorch does not have"
+    if device == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try: return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error: raise ValueError(f"device is {device!r}: it can't be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'") from None
 
 def choose_precision(
     device:torch.device,     # where the networks run

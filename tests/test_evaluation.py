@@ -11,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from crossview_nb import evaluation as module
+from crossview_nb import families
 from crossview_nb.data import CITYSCAPES, CVUSA, CrossViewDataset, CrossViewLoader, DataError, sample_data, to_classes, to_colours, to_levels
-from crossview_nb.evaluation import (FeatureDistance, Pictures, ResampledMeans, compare, evaluate, find_results, flip_test, interval_of, kernel_distance,
-                                     supported_digits, write_evaluation)
+from crossview_nb.comparison import Difference, compare, find_results, write_evaluation
+from crossview_nb.evaluation import evaluate
+from crossview_nb.families import Measure, Pictures
 from crossview_nb.metrics import inception_score, kl_to_data, label_accuracy, mean_iou, measure
 from crossview_nb.results import Imaginer, load_generator, write_results
 from crossview_nb.training import RegimeConfig, TrainingConfig, build_regime
@@ -97,36 +98,6 @@ def test_batches_do_not_matter():
         for what in ('value', 'low', 'high'): assert np.isclose(getattr(figure, what), getattr(other[key], what), rtol=1e-4, atol=1e-5, equal_nan=True), (key, what)
 
 
-def test_fid_is_that_of_torchmetrics():
-    fid = pytest.importorskip('torchmetrics.image.fid')
-    features = torch.randn(2, 60, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) + torch.tensor([0., .5])[:, None, None]
-    theirs = fid.FrechetInceptionDistance(feature=torch.nn.Flatten(), input_img_size=(8, 1, 1), normalize=True).set_dtype(torch.float64)
-    ours = FeatureDistance()
-    for kind, real in ((0, True), (1, False)): theirs.update(features[kind].view(60, 8, 1, 1), real=real)
-    for some in zip(*[part.split(7) for part in features]): ours.add(*some)
-    assert abs(ours.fid()[0] - theirs.compute().item()) < 1e-6
-
-
-def test_kid_is_unbiased_and_that_of_the_definition():
-    random, n = np.random.default_rng(0), 9
-    features = random.standard_normal((n, 2, 5))
-    kernel = lambda x, y: (x @ y/5 + 1)**3
-    mean = lambda a, b: np.mean([kernel(features[i, a], features[j, b]) for i in range(n) for j in range(n) if i != j])
-    assert abs(kernel_distance(features) - (mean(0, 0) + mean(1, 1) - 2*mean(0, 1))) < 1e-9
-    poly = pytest.importorskip('torchmetrics.image.kid').poly_mmd
-    many = random.standard_normal((400, 2, 5)) + np.array([0, .3])[:, None]
-    # theirs keeps pairs of the same place in the mixed mean: these differ in the order of 1/n
-    assert abs(kernel_distance(many) - poly(*torch.tensor(many).unbind(1)).item()) < .02
-    ours = FeatureDistance(block=20)
-    for some in np.array_split(many, 13): ours.add(*torch.tensor(some).unbind(1))
-    value, without = ours.kid()
-    blocks = [many[g::10][start:start + 20] for g in range(10) for start in (0, 20)]
-    assert abs(value - np.mean([kernel_distance(block) for block in blocks])) < 1e-9 and len(without) == 10
-    # alike in truth: around zero
-    same = [kernel_distance(random.standard_normal((30, 2, 5))) for _ in range(300)]
-    assert abs(np.mean(same)) < 4*np.std(same)/300**.5
-
-
 def test_ms_ssim_is_that_of_torchmetrics():
     functional = pytest.importorskip('torchmetrics.functional.image')
     found, whole = quick(places(3, 176)), joined(places(3, 176))
@@ -141,7 +112,7 @@ def test_snapping_is_that_of_the_data(palette):
     colours[0, :, 0, :] = torch.tensor(list(palette.values())).repeat(30, 1)[:30].T   # exact, and halfway between two
     colours[0, :, 1, :] = (colours[0, :, 0, :].int() + colours[0, :, 0, :].int().roll(1, 1)).div(2, rounding_mode='floor').byte()
     colours[1, 0], colours[1, 1], colours[1, 2] = 128, 0, 128
-    assert torch.equal(module.snapped(colours, palette), to_classes(colours.permute(0, 2, 3, 1), palette))
+    assert torch.equal(families.snapped(colours, palette), to_classes(colours.permute(0, 2, 3, 1), palette))
 
 
 # --- weights that are not shipped --------------------------------------------------------------------------------
@@ -175,7 +146,7 @@ def test_lpips_with_weights(no_cache, tmp_path, monkeypatch):
     assert 'checksum begins with' in quick(places()).gaps['standard', 'LPIPS']
     checksum = subprocess.run(['sha256sum', tmp_path/'some.pth'], capture_output=True, text=True).stdout[:8]
     if not checksum: pytest.skip('no sha256sum here')
-    monkeypatch.setitem(module.WEIGHTS, 'LPIPS', (f'alexnet-{checksum}.pth', ''))
+    monkeypatch.setitem(families.WEIGHTS, 'LPIPS', (f'alexnet-{checksum}.pth', ''))
     found, whole = quick(places(size=64), lpips_weights=tmp_path/'some.pth'), joined(places(size=64))
     theirs = _LPIPS(net='alex', pnet_rand=True).eval()
     theirs.net.slice1[0].weight.data.copy_(network.features[0].weight)
@@ -188,29 +159,7 @@ def test_lpips_with_weights(no_cache, tmp_path, monkeypatch):
 
 # --- how sure ----------------------------------------------------------------------------------------------------
 
-def test_intervals_hold_what_they_promise():
-    "The mean of 60 draws whose true mean is 0: 95 of 100 intervals should hold it"
-    hits = 0
-    for seed in range(200):
-        means = ResampledMeans(300, seed)
-        means.add({'x': np.random.default_rng(1000 + seed).standard_normal(60)})
-        low, high = interval_of(means('x')[0], means('x')[1:])
-        hits += low <= 0 <= high
-    assert 180 <= hits <= 198
-
-
-def test_resamples_leave_out_what_is_missing():
-    means = ResampledMeans(100)
-    means.add({'x': np.array([1., math.nan, 3, math.inf])})
-    assert means('x')[0] == 2 and means.infinite['x'] == 1 and means.counts['x'][0, 0] == 2
-
-
-def test_no_digit_too_many():
-    for value, low, high, text, interval in ((.62341, .5912, .6534, '0.62', '0.59 to 0.65'), (34.21, 20, 48, '30', '20 to 50'), (1.5, 1.49997, 1.50003, '1.50000', '1.49997 to 1.50003'),
-                                             (.5, .5, .5, '0.5', 'no spread'), (-.00012, -.0009, .0006, '-0.0001', '-0.0009 to 0.0006'),
-                                             (.98765, math.nan, math.nan, '0.99', 'none'), (math.nan, math.nan, math.nan, '', '')):
-        assert supported_digits(value, low, high) == (text, interval)
-    assert supported_digits(123456., 4567., 4.4e6, log=True) == ('100000', '5000 to 4e+06') and supported_digits(1.53, 1.21, 1.93, log=True) == ('1.5', '1.2 to 1.9')
+def test_no_digit_too_many_in_a_table():
     for figure in quick(places(200)).figures.values():
         if math.isnan(figure.value): continue
         text = figure.texts()[0].split()[0]
@@ -228,16 +177,6 @@ def test_never_missed_is_not_certain():
     assert abs(found['paper', 'PSNR'].value - 88.1308) < 1e-3
 
 
-def test_flip_test():
-    random = np.random.default_rng(0)
-    noise = random.standard_normal((50, 3))
-    p = flip_test([noise[:20] + [0, .5, 3], noise[20:] + [0, .5, 3]], 1999)
-    assert p[0] > .05 and p[1] < .05 and p[2] == 1/2000
-    assert flip_test([np.zeros((9, 1))], 99)[0] == 1
-    exact = flip_test([np.array([[1.], [2], [4]])], 20000)[0]   # 2 of 8 sign patterns do as much
-    assert abs(exact - 2/8) < .02
-
-
 def test_compare():
     better, worse = quick(places(80, noise=20)), quick(places(80, noise=60))
     found = compare(better, worse, ('fine', 'coarse'))
@@ -252,6 +191,25 @@ def test_compare():
     # places are easy or hard for both models: what both share cancels out of the paired interval
     both = better['paper', 'PSNR']
     assert found['paper', 'PSNR'].high - found['paper', 'PSNR'].low < 2*(both.high - both.low)
+
+
+def test_rounding_makes_no_winner():
+    first = Difference('toy', 'Inception score', 1., 1. + 5e-9, 1. + 5e-9, 1. + 4e-9, 1. + 6e-9, 'higher', '', 32, math.nan, True)
+    assert first.verdict == 'undecided'
+    assert Difference('toy', 'Inception score', 1., 1.01, 1.01, 1.005, 1.015, 'higher', '', 32, math.nan, True).verdict == 'second'
+
+
+def test_a_family_of_your_own():
+    class Tint:
+        gaps = {}
+        def look(self, view): return {'own/tint': (view.image('output') - view.image('target')).mean((1, 2, 3)).abs()}
+        def measures(self): return [Measure('own', 'tint', lambda means: means('own/tint'), 'lower', column='own/tint')]
+    whole = joined(places())
+    found = quick(places(), more=[Tint()])
+    expected = (whole.output.float() - whole.target.float()).mean((1, 2, 3)).abs()/255
+    assert abs(found['own', 'tint'].value - expected.mean().item()) < 1e-6 and not math.isnan(found['own', 'tint'].low)
+    assert abs(float(next(found.rows())['own/tint']) - expected[0].item()) < 1e-6
+    assert not math.isnan(compare(found, found)['own', 'tint'].p)
 
 
 def test_compare_refuses_other_places():
@@ -297,6 +255,8 @@ def test_what_the_command_line_calls(run, tmp_path):
     with pytest.raises(FileNotFoundError, match='crossview test'): write_evaluation('one', **options)
     for name in ('one', 'two'): write_results(name, str(sample_data('toytown64')), how_many=13, checkpoints=str(run/'checkpoints'), results=str(tmp_path), device='cpu')
     with pytest.raises(ValueError, match='give data_root'): write_evaluation('one', norm='batch', **options)
+    with pytest.raises(FileNotFoundError, match='three'): write_evaluation('one', against='three', **options)
+    assert not (tmp_path/'one'/'1_net_G_val'/'evaluation.md').exists()
     written = write_evaluation('one', against='two', **options)
     page = (tmp_path/'one'/'1_net_G_val'/'index.html').read_text()
     assert 'PSNR (paper)' in page and 'two: imagined' in page
@@ -431,7 +391,8 @@ def test_memory_does_not_grow():
 import resource, sys, torch
 sys.path.insert(0, 'tests')
 from test_evaluation import Judge, darkness
-from crossview_nb.evaluation import Pictures, evaluate
+from crossview_nb.evaluation import evaluate
+from crossview_nb.families import Pictures
 def places(n):
     for k in range(n//40):
         x = torch.randint(0, 256, (3, 40, 3, 64, 64), dtype=torch.uint8)
@@ -442,6 +403,6 @@ for n in (200, 1600):
     peak.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
 print(peak[1] - peak[0])'''
     pytest.importorskip('resource')
-    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=module.__file__.rpartition('/crossview_nb/')[0], env=None)
+    done = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, cwd=families.__file__.rpartition('/crossview_nb/')[0], env=None)
     assert done.returncode == 0, done.stderr[-3000:]
     assert float(done.stdout) < 12, f'{done.stdout} MiB more'   # the pictures alone would be 69 MiB

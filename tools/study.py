@@ -31,6 +31,8 @@ RESULTS = ROOT/'nbs'/'study'/'results'
 SEED = 4200                                    # of the towns: neither the samples', nor the judges', nor the tests'
 PAIRS = dict(train=3000, val=200, test=1000)   # runs are chosen on val; test gives the figures
 WIDTH, EPOCHS, BATCH, RATE = 20, 20, 16, 4e-4  # the same number of generator updates for all
+# No random crop (load_size is the images' own): it shifts both views by up to an eighth of the picture. How far up or down an aerial view was
+# shifted can't be seen in it, so the street's horizon could no longer be known, and what is uncertain is drawn blurred.
 REGIMES, DIRECTIONS, SEEDS = ('pix2pix', 'fork', 'seq'), ('a2g', 'g2a'), range(3)
 
 
@@ -63,7 +65,7 @@ def config_of(name, work):
     pairs = training.pop('pairs', PAIRS['train'])
     rounds = PAIRS['train']//pairs   # through fewer pairs more often: the updates are as many
     return TrainingConfig(name=name, data_root=str(work/'data'), phase='train' if rounds == 1 else f'first{pairs}', batch_size=BATCH, epochs=EPOCHS*rounds,
-                          workers=0, save_epochs=EPOCHS*rounds, val_epochs=rounds, save_steps=500, keep=1,
+                          load_size=64, workers=0, save_epochs=EPOCHS*rounds, val_epochs=rounds, save_steps=500, keep=1,
                           cache=str(work/'cache'), checkpoints=str(work/'checkpoints'), **training,
                           networks=RegimeConfig(**dict(dict(size=64, ngf=WIDTH, ndf=WIDTH, learning_rate=RATE), **networks)))
 
