@@ -87,7 +87,9 @@ def choose_device(
 )->torch.device:
     "A GPU where there is one; ValueError for what this machine or this PyTorch does not have"
     if device == 'auto': return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try: return torch.empty(0, device=device).device
+    try:
+        torch.empty(0, device=device)   # says so now, not in the first step
+        return torch.device(device)
     except (RuntimeError, AssertionError) as error: raise ValueError(f"device is {device!r}: it can't be used here ({str(error).splitlines()[0]}); try 'auto' or 'cpu'") from None
 
 def choose_precision(
