@@ -31,7 +31,7 @@ RESULTS = ROOT/'nbs'/'study'/'results'
 SEED = 4200                                    # of the towns: neither the samples', nor the judges', nor the tests'
 PAIRS = dict(train=3000, val=200, test=1000)   # runs are chosen on val; test gives the figures
 WIDTH, EPOCHS, BATCH, RATE = 20, 20, 16, 4e-4  # the same number of generator updates for all
-# No random crop (load_size is the images' own): it shifts both views by up to an eighth of the picture. How far up or down an aerial view was
+# No random crop, but for one comparison: it shifts both views by up to an eighth of the picture. How far up or down an aerial view was
 # shifted can't be seen in it, so the street's horizon could no longer be known, and what is uncertain is drawn blurred.
 REGIMES, DIRECTIONS, SEEDS = ('pix2pix', 'fork', 'seq'), ('a2g', 'g2a'), range(3)
 
@@ -54,6 +54,7 @@ def plan():
         for weight in (0., 1.): add('seq', 'a2g', seed, f'feedback{weight:g}', networks=dict(lambda_grads=weight))
         add('pix2pix', 'a2g', seed, 'l1-only', networks=dict(use_gan=False))
         add('pix2pix', 'a2g', seed, 'gan-only', networks=dict(use_l1=False))
+        add('fork', 'a2g', seed, 'crop', training=dict(load_size=72))   # the paper's way
         # fewer pairs, as many updates
         for pairs in (100, 300, 1000): add('fork', 'a2g', seed, f'pairs{pairs}', training=dict(pairs=pairs))
     return runs
@@ -63,9 +64,10 @@ def config_of(name, work):
     "The configuration of a run"
     training, networks = (dict(part) for part in plan()[name])
     pairs = training.pop('pairs', PAIRS['train'])
+    training.setdefault('load_size', 64)
     rounds = PAIRS['train']//pairs   # through fewer pairs more often: the updates are as many
     return TrainingConfig(name=name, data_root=str(work/'data'), phase='train' if rounds == 1 else f'first{pairs}', batch_size=BATCH, epochs=EPOCHS*rounds,
-                          load_size=64, workers=0, save_epochs=EPOCHS*rounds, val_epochs=rounds, save_steps=500, keep=1,
+                          workers=0, save_epochs=EPOCHS*rounds, val_epochs=rounds, save_steps=500, keep=1,
                           cache=str(work/'cache'), checkpoints=str(work/'checkpoints'), **training,
                           networks=RegimeConfig(**dict(dict(size=64, ngf=WIDTH, ndf=WIDTH, learning_rate=RATE), **networks)))
 
