@@ -24,12 +24,13 @@ DEMO_EPOCHS ?= 30
 bin := $(VENV)/bin
 pip  = $(bin)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo -q)
 
-.PHONY: help env demo test lab readme check clean-demo clean
+.PHONY: help env demo test test-all lab play readme check clean-demo clean
 
 help:
 	@echo 'make demo        render a small town, train X-Fork on it for three minutes, look at the streets it imagines'
-	@echo 'make test        every test and every notebook'
+	@echo 'make test        every test, and every notebook once; make test-all: each notebook in every way that it can be run'
 	@echo 'make lab         JupyterLab on the notebooks (this machine only)'
+	@echo 'make play        the explore notebooks as an app, without code: for showing to a class (this machine only)'
 	@echo 'make readme      README.md anew from nbs/index.ipynb'
 	@echo 'make check       are notebooks, package and README in step?'
 	@echo 'make clean-demo  forget what the demo rendered and learnt;  make clean  the environment too'
@@ -82,10 +83,18 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	@$(bin)/python -m pytest $(PYTEST_ARGS)
 
+# From the wheel as on Colab and from the checkout through nbdev, whichever kind the notebook is of.
+test-all: $(VENV)/.installed
+	@CROSSVIEW_EVERY_WAY=1 $(bin)/python -m pytest $(PYTEST_ARGS)
+
 # JupyterLab's own token stays on; the address with the token in it is printed, and a browser opened where there is one.
 lab: $(VENV)/.installed
 	@$(bin)/jupyter lab --ServerApp.ip=127.0.0.1 --ServerApp.root_dir=$(CURDIR) \
 	  --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# Voila runs a notebook anew for each visitor and shows what it displays, not its code. The address with the token in it is printed.
+play: $(VENV)/.installed
+	@PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/voila nbs/explore --Voila.ip=127.0.0.1 --token
 
 # --- what a contributor does -----------------------------------------------------------------------------------
 

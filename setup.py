@@ -29,7 +29,7 @@ setup(
     extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split()},
     # The sample pairs stand beside the notebooks in the checkout and travel inside the package in the wheel.
-    packages=['crossview_nb', 'crossview_nb.data_samples'],
+    packages=['crossview_nb', 'crossview_nb.explore', 'crossview_nb.data_samples'],
     package_dir={'crossview_nb.data_samples': 'data_samples'},
     package_data={'crossview_nb.data_samples': [f'**/*.{kind}' for kind in
                                                 ('md', 'csv', 'json', 'png', 'jpg', 'safetensors')]},

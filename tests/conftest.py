@@ -59,3 +59,39 @@ def page(lab, tmp_path):
     test would refuse to start beside it. So a test that asks for `page` can't call asyncio.run, any other can.
     """
     with browser.opened(lab.url, os.environ.get('CROSSVIEW_SCREENSHOTS', tmp_path/'screenshots')) as page: yield page
+
+
+# --- the package as others get it ------------------------------------------------------------------------------
+
+def tool(*args, cwd):
+    done = subprocess.run([sys.executable, '-m', *map(str, args)], cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, f'{args}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}'
+
+
+@pytest.fixture(scope='session')
+def sdist(tmp_path_factory):
+    "The sdist, from a copy of the files that git would hand on: building leaves traces that a checkout should not have"
+    here = tmp_path_factory.mktemp('sdist')
+    listed = subprocess.run(['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=ROOT, capture_output=True)
+    if listed.returncode: pytest.skip('this is no git checkout')
+    for name in listed.stdout.decode().split('\0'):
+        if name and not name.startswith(('nbs/', 'tests/')) and (ROOT/name).is_file():
+            (here/'source'/name).parent.mkdir(parents=True, exist_ok=True)
+            (here/'source'/name).write_bytes((ROOT/name).read_bytes())
+    tool('build', '--sdist', '--no-isolation', '--outdir', here, here/'source', cwd=here)
+    return next(here.glob('*.tar.gz'))
+
+
+@pytest.fixture(scope='session')
+def wheel(sdist, tmp_path_factory):
+    here = tmp_path_factory.mktemp('wheel')
+    tool('pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--no-index', '-w', here, sdist, cwd=here)
+    return next(here.glob('*.whl'))
+
+
+@pytest.fixture(scope='session')
+def installed(wheel, tmp_path_factory):
+    "A folder with nothing but the installed wheel"
+    here = tmp_path_factory.mktemp('installed')
+    tool('pip', 'install', '--quiet', '--no-deps', '--no-index', '--target', here, wheel, cwd=here)
+    return here
