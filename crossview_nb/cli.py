@@ -6,7 +6,7 @@
 __all__ = ['TRAIN_GROUPS', 'TRAIN_EXAMPLES', 'COMMANDS', 'plain_type', 'fields_of', 'add_options', 'add_train', 'chosen_config',
            'run_train', 'add_toytown', 'run_toytown', 'add_combine', 'run_combine', 'add_test', 'run_test',
            'add_convert', 'run_convert', 'add_evaluate', 'run_evaluate', 'add_bench', 'run_bench', 'Parser',
-           'build_parser', 'main']
+           'build_parser', 'draw_bars_as_text', 'main']
 
 # %% ../nbs/16_cli.ipynb #4866051e
 import argparse
@@ -232,6 +232,13 @@ def build_parser(
         if name == command: add(sub)
     return parser
 
+def draw_bars_as_text():
+    "Outside a kernel: for fastprogress every program on Colab is a notebook, but a command has a terminal or a file, and no page"
+    import fastprogress
+    from crossview_nb.runs import has_page
+    if has_page(): return
+    fastprogress.master_bar, fastprogress.progress_bar = fastprogress.force_console_behavior()
+
 def main(
     words:list|None=None, # the command line without `crossview`; what the shell gave unless given
 )->int: # exit status: 0, 2 for a mistake, 130 after Ctrl-C
@@ -240,6 +247,7 @@ def main(
     try:
         options = vars(build_parser(next((word for word in words if word in COMMANDS), None)).parse_args(words))
         command, traceback = options.pop('command'), options.pop('traceback')
+        draw_bars_as_text()
         COMMANDS[command][1](options)
     except KeyboardInterrupt:
         print('crossview: stopped; nothing half-written is left', file=sys.stderr)

@@ -53,7 +53,7 @@ def pretrained_card(
 # %% ../nbs/10a_pretrained.ipynb #609c4759
 def load_pretrained_regime(
     name:str,       # one of PRETRAINED
-    n_layers:int=3, # layers of the patch discriminator; others than 3 only where a file is there: X-Fork a2g has 1 to 4
+    n_layers:int=3, # layers of the patch discriminator; others than 3 only where a file is there
     folder=None,    # where the models lie; None: those that come with the package
     **changes,      # fields of RegimeConfig to change, for instance lambda_l1=0
 )->Regime: # in training mode, with fresh optimisers

@@ -84,9 +84,10 @@ def as_jpeg(
 
 # %% ../nbs/09a_runs.ipynb #cbcb1b1d
 def has_page()->bool: # is there a page to draw on?
-    "Are we in a Jupyter kernel?"
-    from fastcore.imports import in_notebook
-    return bool(in_notebook())
+    "Are we in a Jupyter kernel? (On Colab, a program that a kernel starts is in none.)"
+    import sys
+    shell = getattr(sys.modules.get('IPython'), 'get_ipython', lambda: None)()
+    return hasattr(shell, 'kernel')
 
 def describe(
     losses:dict, # name -> number

@@ -19,8 +19,8 @@ from study import PAIRS, RESULTS, ROOT, SEED, SEEDS, measure
 
 SAMPLES = ROOT/'data_samples'
 CONSISTENCY = 'semantic consistency of the imagined image'
-RULE = (f'of the study\'s {len(SEEDS)} seeds, the one whose imagined images agree best with the real segmentation (pixel accuracy of the shipped '
-        f'segmenter on them) on {PAIRS["val"]} validation places; the test places had no say')
+RULE = (f'of the runs with other seeds that were done (all under "chosen"), the one whose imagined images agree best with the real segmentation (pixel accuracy of the shipped '
+        f'segmenter on them, in percent) on {PAIRS["val"]} validation places; the test places had no say')
 LIMITS = ('ToyTown only, {size} by {size} pixels: it knows no photograph. What the source cannot show (clouds, the far side of a house, cars that hide) '
           'is averaged or made up. Expects the camera of ToyTown: the road runs up through the middle of the aerial view.')
 TOLD = {'standard': ('SSIM', 'PSNR', 'sharpness difference'), 'ToyTown classifier': ('FID on its features', 'KID on its features', 'accuracy top-1', 'accuracy top-5'),
