@@ -53,19 +53,20 @@ def pretrained_card(
 # %% ../nbs/10a_pretrained.ipynb #609c4759
 def load_pretrained_regime(
     name:str,       # one of PRETRAINED
-    n_layers:int=3, # layers of the patch discriminator; others than 3 only where a file is there
+    n_layers:int=None, # layers of the patch discriminator; None: those that the generator was trained against. Others only where a file is there
     folder=None,    # where the models lie; None: those that come with the package
     **changes,      # fields of RegimeConfig to change, for instance lambda_l1=0
 )->Regime: # in training mode, with fresh optimisers
     "A trained regime, generators and discriminators, ready for the next step"
     checkpoint = pretrained_folder(name, folder)
     config, _ = read_config(checkpoint)
+    n_layers = n_layers or config.networks.n_layers
     regime = REGIMES[config.regime](replace(config.networks, n_layers=n_layers, **changes))
     load_networks(regime, checkpoint, regime.generators)
     critics = [network for network in regime.networks if network not in regime.generators]
     beside = checkpoint if n_layers == config.networks.n_layers else checkpoint/f'n{n_layers}'
     if not all((beside/f'{critic}.safetensors').is_file() for critic in critics):
-        there = sorted({3} | {int(path.name[1:]) for path in checkpoint.glob('n?')})
+        there = sorted({config.networks.n_layers} | {int(path.name[1:]) for path in checkpoint.glob('n?')})
         raise ValueError(f'{name} comes without a discriminator of {n_layers} layers; there are those of {", ".join(map(str, there))}')
     load_networks(regime, beside, critics)
     return regime.train()

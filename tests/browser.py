@@ -21,7 +21,8 @@ WIDTH, HEIGHT = 1280, 900
 OPTIONS = '''--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update
              --disable-sync --disable-dev-shm-usage --force-color-profile=srgb'''.split()
 NO_NETWORK = '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'   # whatever a page asks of the world is an error, and is seen
-NOISE = ()   # what JupyterLab itself writes to the console as an error: regular expressions, each with its reason
+# What may be written to the console as an error: regular expressions, each with its reason.
+NOISE = (r'colab-badge\.svg',)   # the badge below a title is Google's picture, and tests have no network
 SETTINGS = {'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False),
             'docmanager-extension/plugin': dict(autosave=False),
             'notebook-extension/tracker': dict(windowingMode='none')}   # every cell is drawn, also one that is far down
@@ -192,8 +193,13 @@ def screenshot(page, name, of=None):
     path = folder/f'{name}.png'
     if of is not None: of.screenshot(path=path)
     else:
-        height = page.evaluate("Math.max(...[document.documentElement, ...document.querySelectorAll('.jp-WindowedPanel-outer')].map(e => e.scrollHeight))")
-        page.set_viewport_size(dict(width=WIDTH, height=min(max(HEIGHT, height + 60), 12_000)))
+        cells = page.locator('.jp-Notebook .jp-Cell')
+        height = page.evaluate('document.documentElement.scrollHeight')
+        if cells.count():
+            first, last = cells.first.bounding_box(), cells.last.bounding_box()
+            height = last['y'] + last['height'] - first['y'] + 150   # and the bars above and below
+        page.set_viewport_size(dict(width=WIDTH, height=round(min(max(HEIGHT, height), 12_000))))
+        page.evaluate("document.querySelector('.jp-WindowedPanel-outer')?.scrollTo(0, 0)")
         page.wait_for_timeout(300)
         page.screenshot(path=path)
         page.set_viewport_size(dict(width=WIDTH, height=HEIGHT))

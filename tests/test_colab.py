@@ -39,8 +39,16 @@ echo "$@" >> "$PIP_CALLS"
 
 
 @pytest.fixture(scope='module')
-def colab(installed, tmp_path_factory):
-    "Variables of a kernel that sees the wheel, a stub of google.colab, and a pip that only takes notes"
+def colabs_widgets(tmp_path_factory):
+    "A folder with the ipywidgets that Colab has, a major version behind; None where no package index can be reached"
+    here = tmp_path_factory.mktemp('widgets')
+    done = subprocess.run([sys.executable, '-m', 'pip', 'install', '--quiet', '--no-deps', '--retries', '1', '--target', here, 'ipywidgets==7.7.1', 'ipython_genutils==0.2.0'])
+    return here if done.returncode == 0 else None
+
+
+@pytest.fixture(scope='module')
+def colab(installed, colabs_widgets, tmp_path_factory):
+    "Variables of a kernel that sees the wheel, Colab's widgets, a stub of google.colab, and a pip that only takes notes"
     here = tmp_path_factory.mktemp('colab')
     (here/'site'/'google'/'colab').mkdir(parents=True)
     (here/'site'/'sitecustomize.py').write_text(SITE)
@@ -49,7 +57,7 @@ def colab(installed, tmp_path_factory):
     (here/'bin').mkdir()
     (here/'bin'/'pip').write_text(PIP)
     (here/'bin'/'pip').chmod(0o755)
-    return dict(PYTHONPATH=os.pathsep.join([str(here/'site'), str(installed)]), PATH=f"{here/'bin'}{os.pathsep}{os.environ['PATH']}", NOT_HERE=str(ROOT), ON_COLAB='1',
+    return dict(PYTHONPATH=os.pathsep.join(map(str, filter(None, (here/'site', installed, colabs_widgets)))), PATH=f"{here/'bin'}{os.pathsep}{os.environ['PATH']}", NOT_HERE=str(ROOT), ON_COLAB='1',
                 PIP_CALLS=str(here/'calls'))
 
 
@@ -64,6 +72,11 @@ def test_the_simulation_is_one(colab, tmp_path):
     assert str(ROOT) not in kernel_python(colab, 'import crossview_nb; print(crossview_nb.__file__)', tmp_path)
     assert 'no nbdev' in kernel_python(colab, 'try: import nbdev\nexcept ImportError: print("no nbdev")', tmp_path)
     assert kernel_python(colab, 'import sys; print("google.colab" in sys.modules)', tmp_path) == 'True\n'
+
+
+def test_the_widgets_are_colabs(colab, colabs_widgets, tmp_path):
+    if not colabs_widgets: pytest.skip('no package index: the notebooks below run with the ipywidgets that is installed')
+    assert kernel_python(colab, 'import ipywidgets; print(ipywidgets.__version__)', tmp_path) == '7.7.1\n'
 
 
 @pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT/'nbs').with_suffix('')))

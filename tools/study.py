@@ -44,11 +44,17 @@ def plan():
             dict(regime=regime, seed=seed, **training), dict(direction=direction, **networks))
     for seed in SEEDS:
         for direction in DIRECTIONS:
+            for regime in REGIMES: add(regime, direction, seed)
+    # The paper's critic (n = 3) looks at a quarter of a picture's side; of one of 64 pixels it sees all. So the regimes meet a second time
+    # with a critic of two layers, which sees half; and the widgets get one of every depth.
+    add('fork', 'a2g', 0, 'n1', networks=dict(n_layers=1))
+    add('fork', 'a2g', 0, 'n4', networks=dict(n_layers=4))
+    for seed in SEEDS:
+        for direction in DIRECTIONS:
             for regime in REGIMES:
                 timeline = dict(snapshot_steps=25, snapshot_pairs=8) if (regime, direction, seed) == ('fork', 'a2g', 0) else {}
-                add(regime, direction, seed, training=timeline)
-    for depth in (1, 2, 4): add('fork', 'a2g', 0, f'n{depth}', networks=dict(n_layers=depth))   # critics for the widgets
-    add('fork', 'a2g', 0, 'width32', networks=dict(ngf=32, ndf=32))
+                add(regime, direction, seed, 'n2', training=timeline, networks=dict(n_layers=2))
+    for width in (16, 32): add('fork', 'a2g', 0, f'width{width}', networks=dict(ngf=width, ndf=width))
     for seed in SEEDS:
         for weight in (0., 10.): add('fork', 'a2g', seed, f'segmentation{weight:g}', networks=dict(lambda_segmentation=weight))
         for weight in (0., 1.): add('seq', 'a2g', seed, f'feedback{weight:g}', networks=dict(lambda_grads=weight))
