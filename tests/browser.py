@@ -175,6 +175,17 @@ def too_wide(page):
     }''')
 
 
+def runs_quietly(page, path):
+    "Opens an explore notebook and runs it: widgets are shown, nothing fails, nothing runs on, nothing is wider than the window"
+    open_notebook(page, path)
+    run_all(page)
+    assert not cell_errors(page) and not console_errors(page)
+    assert widgets(page).count(), 'no widget is shown'
+    assert messages_within(page, 1.5) == 0, 'something runs after Run All'
+    assert not too_wide(page), 'wider than the window'
+    screenshot(page, Path(path).stem)
+
+
 def pixels(page, picture):
     "The address of a picture (a locator of an <img> or <canvas>): it differs as soon as another picture is shown"
     return picture.evaluate("element => element.tagName === 'CANVAS' ? element.toDataURL() : element.src")

@@ -1,8 +1,7 @@
 "Patch critic: what the notebook does not show, and one click in a real browser"
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture(scope='module')
@@ -46,8 +45,7 @@ def test_an_error_is_shown_and_the_stage_goes_on(stage, monkeypatch):
 
 
 def test_a_click_chooses_the_patch_and_its_reason(page):
-    open_notebook(page, 'nbs/explore/05_patch_critic.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/05_patch_critic.ipynb')
     stage = widgets(page).last
     glass, why = stage.locator('canvas').nth(3), stage.locator('img.widget-image').last    # on the imagined street; its gradient
     before, framed = pixels(page, why), pixels(page, glass)

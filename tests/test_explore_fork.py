@@ -1,8 +1,7 @@
 "Where to fork: what the notebook does not show, and one click in a real browser"
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture(scope='module')
@@ -36,8 +35,7 @@ def test_a_fork_that_no_network_has():
 
 
 def test_a_click_switches_a_channel_off(page):
-    open_notebook(page, 'nbs/explore/10_fork.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/10_fork.ipynb')
     stage = widgets(page).last
     stage.get_by_role('button', name='most for the image').click()
     wait_idle(page)

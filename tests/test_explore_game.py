@@ -4,8 +4,7 @@ import copy
 
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture
@@ -72,8 +71,7 @@ def test_looking_and_playing_leave_shipped_weights_and_other_random_numbers_alon
 
 
 def test_one_update_in_the_browser(page):
-    open_notebook(page, 'nbs/explore/01_step_the_game.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/01_step_the_game.ipynb')
     stage = widgets(page).first
     fake, verdicts = stage.locator('img').nth(2), stage.locator('img').nth(4)
     screenshot(page, 'game-stage', of=stage)

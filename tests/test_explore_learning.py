@@ -5,8 +5,7 @@ import re
 
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture
@@ -88,8 +87,7 @@ def test_the_timeline_plays_to_its_end_and_again():
 
 
 def test_training_in_the_browser(page):
-    open_notebook(page, 'nbs/explore/02_watch_it_learn.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/02_watch_it_learn.ipynb')
     stage, timeline = widgets(page).nth(0), widgets(page).nth(1)
     fake = stage.locator('img').first
     before = pixels(page, fake)

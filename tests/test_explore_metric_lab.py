@@ -3,8 +3,7 @@ import math
 
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture(scope='module')
@@ -44,8 +43,7 @@ def test_the_same_noise_each_time_and_nobody_elses(stage):
 
 
 def test_a_blurred_street(page):
-    open_notebook(page, 'nbs/explore/08_metric_lab.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/08_metric_lab.ipynb')
     stage = widgets(page).last
     copy = stage.locator('img.widget-image').nth(1)
     before = pixels(page, copy)

@@ -1,8 +1,7 @@
 "Batch norm and dropout: what the notebook does not show, and one choice in a real browser"
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture(scope='module')
@@ -40,8 +39,7 @@ def test_playing_leaves_no_trace(stage):
 
 
 def test_a_batch_of_one_blinds_the_generator(page):
-    open_notebook(page, 'nbs/explore/07_batch_norm_and_dropout.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/07_batch_norm_and_dropout.ipynb')
     stage = widgets(page).last
     imagined = stage.locator('img.widget-image').nth(2)
     before = pixels(page, imagined)

@@ -1,8 +1,7 @@
 "Cross-view explorer: what the notebook does not show, and a walk in a real browser"
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture
@@ -75,8 +74,7 @@ def test_an_error_is_shown_and_the_stage_goes_on(stage, monkeypatch):
 
 
 def test_a_change_of_the_town_is_imagined_anew(page):
-    open_notebook(page, 'nbs/explore/03_cross_view.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/03_cross_view.ipynb')
     stage = widgets(page).first
     source, fork, below = (stage.locator('img.widget-image').nth(at) for at in (0, 3, 7))
     stage.scroll_into_view_if_needed()

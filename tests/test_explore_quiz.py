@@ -4,8 +4,7 @@ import time
 
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture
@@ -119,8 +118,7 @@ def test_wilsons_interval_stays_within_bounds_and_holds_the_share():
 
 
 def test_an_answer_reveals_and_the_next_question_follows(page):
-    open_notebook(page, 'nbs/explore/09_real_or_imagined.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/09_real_or_imagined.ipynb')
     stage = widgets(page).last
     shown, other = stage.locator('img.widget-image').nth(1), stage.locator('img.widget-image').nth(2)
     button = lambda name: stage.get_by_role('button', name=name, exact=True)

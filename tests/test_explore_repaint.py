@@ -2,8 +2,7 @@
 import numpy as np
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture
@@ -45,6 +44,27 @@ def test_a_stroke_at_the_border_stays_inside(stage):
     assert changed.any() and not changed[:53].any()
 
 
+def test_a_roof_is_one_tile_and_plain_tiles_come_first():
+    from crossview_nb.explore.repaint import lay_carpet
+    picture, mask = np.full((64, 64, 3), 100, np.uint8), np.zeros((64, 64), bool)
+    picture[20:28, 20:28], mask[20:28, 20:40] = 90, True
+    picture[22, 22] = 255                                          # a shadow, a marking: not to be laid all over
+    assert lay_carpet(picture, mask).max() == 100
+    roof = lay_carpet(picture, mask, largest=16, least=1)
+    assert (roof[:56, :56] == roof[8:, 8:]).all()
+
+
+def test_a_stroke_does_not_go_on_after_undo_or_in_another_place(stage):
+    stage.painted_at = 1e18                                        # "just now", for ever
+    for at, between in enumerate((stage.undo.click, lambda: setattr(stage.place, 'value', 3), stage.reset.click)):
+        stage.aerial.pointed.stroke = [2*at + 1, [30, 30]]
+        between()
+        rest = len(stage.history)
+        stage.painted_at = 1e18
+        stage.aerial.pointed.stroke = [2*at + 2, [31, 30]]
+        assert len(stage.history) == rest + 1 and stage.fault is None
+
+
 def test_an_error_is_shown_and_the_stage_goes_on(stage, monkeypatch):
     monkeypatch.setattr(stage, 'tell', lambda difference: 1/0)
     stage.stamp.click()
@@ -55,8 +75,7 @@ def test_an_error_is_shown_and_the_stage_goes_on(stage, monkeypatch):
 
 
 def test_the_mouse_paints_and_the_street_follows(page):
-    open_notebook(page, 'nbs/explore/04_repaint.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/04_repaint.ipynb')
     stage = widgets(page).first
     aerial, now = stage.locator('img[alt="the aerial view: paint here"]'), stage.locator('img[alt="the street now"]')
     difference = stage.locator('img.widget-image').first
@@ -77,6 +96,10 @@ def test_the_mouse_paints_and_the_street_follows(page):
     stage.get_by_role('button', name='a forest on the right').click()
     wait_for_change(page, now, street)
     wait_idle(page)
+    before = pixels(page, stage.locator('img[alt="the street before"]'))
+    stage.get_by_label('before').select_option('all painting')
+    wait_for_change(page, stage.locator('img[alt="the street before"]'), before)
+    stage.get_by_text('All changes together moved the street').wait_for()
     heat = stage.locator('img.widget-image').nth(1)
     before = pixels(page, heat)
     stage.locator('canvas').nth(2).click(position=dict(x=200, y=140))        # a spot in the street now

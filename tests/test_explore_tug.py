@@ -1,8 +1,7 @@
 "Tug of war: what the notebook does not show, and the weights in a real browser"
 import pytest
 
-from browser import (cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change, wait_idle,
-                     widgets)
+from browser import cell_errors, console_errors, messages_within, pixels, runs_quietly, screenshot, too_wide, wait_for_change, wait_idle, widgets
 
 
 @pytest.fixture(scope='module')
@@ -58,8 +57,7 @@ def test_every_regime_start_and_place_can_be_shown_and_drawn(war):
 
 
 def test_weights_in_the_browser(page):
-    open_notebook(page, 'nbs/explore/06_tug_of_war.ipynb')
-    run_all(page)
+    runs_quietly(page, 'nbs/explore/06_tug_of_war.ipynb')
     stage = widgets(page).first
     screenshot(page, 'tug-stage', of=stage)
     followed = stage.locator('img').nth(1)
