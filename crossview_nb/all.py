@@ -24,7 +24,7 @@ def _public_names(path: Path  # a module that nbdev exported
 def _modules() -> list:  # paths of the modules that belong behind the front door
     "The package's own Python files, in alphabetical order"
     here = Path(find_spec('crossview_nb').submodule_search_locations[0])
-    return sorted(path for path in here.glob('*.py') if path.stem[0] != '_' and path.stem not in ('all', 'cli'))
+    return sorted(path for path in here.glob('*.py') if path.stem[0] != '_' and path.stem not in ('all', 'cli', 'widgets'))
 
 def _find_owners() -> dict:  # public name -> name of the module that defines it
     "The module of every public name in the package"

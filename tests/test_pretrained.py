@@ -103,7 +103,7 @@ def test_a_damaged_timeline_is_refused(tmp_path):
 def test_the_plan_of_the_study(tools, tmp_path):
     import study
     plan = study.plan()
-    assert len(plan) == 52 and list(plan)[:6] == [f'{regime}-{direction}-seed0' for direction in ('a2g', 'g2a') for regime in ('pix2pix', 'fork', 'seq')]
+    assert len(plan) == 70 and list(plan)[:6] == [f'{regime}-{direction}-seed0' for direction in ('a2g', 'g2a') for regime in ('pix2pix', 'fork', 'seq')]
     configs = {name: study.config_of(name, tmp_path) for name in plan}
     updates = {name: config.epochs*(study.PAIRS['train'] if config.phase == 'train' else int(config.phase.removeprefix('first'))) for name, config in configs.items()}
     assert set(updates.values()) == {study.EPOCHS*study.PAIRS['train']}, 'every run sees as many examples'
