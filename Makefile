@@ -21,6 +21,9 @@ DEMO_WIDTH  ?= 24
 DEMO_RATE   ?= 5e-4
 DEMO_EPOCHS ?= 30
 
+# Tests: so many at a time, each on one thread; a worker and the notebook that it runs take about 3 GB.
+TEST_WORKERS ?= 2
+
 bin := $(VENV)/bin
 pip  = $(bin)/python -m pip install --disable-pip-version-check $$([ -t 1 ] || echo -q)
 
@@ -80,12 +83,14 @@ demo: $(VENV)/.installed
 	@$(bin)/crossview test --data-root demo/data --phase val --name demo
 	@echo; echo 'Open the page in a browser. Call make demo DEMO_EPOCHS=60 to go on learning, make lab to see how it works.'
 
+pytest = OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
 test: $(VENV)/.installed
-	@$(bin)/python -m pytest $(PYTEST_ARGS)
+	@$(pytest)
 
 # From the wheel as on Colab and from the checkout through nbdev, whichever kind the notebook is of.
 test-all: $(VENV)/.installed
-	@CROSSVIEW_EVERY_WAY=1 $(bin)/python -m pytest $(PYTEST_ARGS)
+	@CROSSVIEW_EVERY_WAY=1 $(pytest)
 
 # JupyterLab's own token stays on; the address with the token in it is printed, and a browser opened where there is one.
 lab: $(VENV)/.installed

@@ -36,6 +36,12 @@ def python():
     return run
 
 
+def pytest_collection_modifyitems(items):
+    "With several workers (`make test` has two) the tests of a file stay together, for they share what is dear to make; only notebooks are dealt out one by one"
+    for item in items:
+        if item.originalname != 'test_runs_on_colab': item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
 # --- notebooks in a real browser (browser.py) --------------------------------------------------------------------
 
 @pytest.fixture(scope='session')
