@@ -68,8 +68,8 @@ class Comparison:
             value, interval = supported_digits(d.value, d.low, d.high, d.log)
             winner = {'first': self.names[0], 'second': self.names[1]}.get(d.verdict, d.verdict)
             test = '' if math.isnan(d.p) else '< 0.001' if d.p < .001 else f'{d.p:.2g}'
-            lines.append((d.group, [d.name, f'{value} {"×" if d.log else d.unit}'.strip(), interval, test, winner], quotient if d.log else ''))
-        return _as_table(['measure', f'{self.names[1]} - {self.names[0]}', '95 % interval', 'p', 'better'], lines, markdown)
+            lines.append((d.group, [d.name, f'{value} {"×" if d.log else "% points" if d.unit == "%" else d.unit}'.strip(), interval, test, winner], quotient if d.log else ''))
+        return _as_table(['measure', f'{self.names[1]} against {self.names[0]}', '95 % interval', 'p', 'better'], lines, markdown)
 
     def __str__(self): return self.table()
     __repr__ = __str__
