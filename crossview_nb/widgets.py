@@ -12,6 +12,7 @@ import asyncio
 import html
 import io
 import math
+import textwrap
 import threading
 from contextlib import contextmanager
 
@@ -49,7 +50,7 @@ def square(
 # %% ../nbs/14_widgets.ipynb #d0f87f48
 def sample_places(
     direction:str='a2g', # 'a2g' or 'g2a'
-    n:int=8,             # how many; at most 32
+    n:int=8,             # how many; at most 32 of val, 192 of train
     phase:str='val',     # 'val', or 'train'
 )->CrossViewBatch: # of `n` places of 64 by 64 pixels, scaled to [-1, 1]
     "The first sample pairs that come with the package, neither cropped nor mirrored"
@@ -115,6 +116,12 @@ def as_png(
     Image.fromarray(enlarged).save(file, 'png', compress_level=1)
     return file.getvalue()
 
+def _put_title(axis, caption):
+    "A caption as wide as the picture below it"
+    letters = int(axis.bbox.width/axis.figure.dpi*17)   # to an inch, of this size
+    axis.set_title(textwrap.fill(caption, max(letters, 12)), fontsize=8)
+    axis.set_axis_off()
+
 class Picture(ipywidgets.VBox):
     "A captioned picture; `show` changes it in place"
     def __init__(self,
@@ -142,8 +149,7 @@ class Picture(ipywidgets.VBox):
     def draw(self, axis):
         "The same on matplotlib's axes"
         axis.imshow(self.picture, interpolation='nearest')
-        axis.set_title(self.caption, fontsize=8)
-        axis.set_axis_off()
+        _put_title(axis, self.caption)
 
 # %% ../nbs/14_widgets.ipynb #1ceb7c53
 def _tell(number):
@@ -157,6 +163,14 @@ def _ends_apart(heights, least, low, high):
     for at, name in enumerate(order): placed[name] = max(heights[name], placed[order[at - 1]] + least if at else low)
     for at, name in reversed(list(enumerate(order))): placed[name] = min(placed[name], placed[order[at + 1]] - least if at + 1 < len(order) else high)
     return placed
+
+def _dashes(names):
+    "name -> 'solid', or 'dashed' where a name before it has the same colour"
+    seen, found = set(), {}
+    for name in names:
+        found[name] = 'dashed' if colour_of(name) in seen else 'solid'
+        seen.add(colour_of(name))
+    return found
 
 def line_chart(
     series:dict,     # name -> (xs, ys); what is not finite is left out
@@ -183,9 +197,10 @@ def line_chart(
     marks.append(f'<text x="{start + inner/2}" y="{bottom + 26}" text-anchor="middle">{html.escape(about)}</text>')
     if mark is not None: marks.append(f'<line x1="{across(mark):.1f}" x2="{across(mark):.1f}" y1="{top}" y2="{bottom}" stroke="#666" stroke-width="2"/>')
     ends = _ends_apart({name: up(found[-1][1]) for name, found in points.items()}, 13, top + 4, bottom)
-    for name, found in points.items():
+    for (name, found), dash in zip(points.items(), _dashes(points).values()):
         path, colour = ' '.join(f'{across(x):.1f},{up(y):.1f}' for x, y in found), colour_of(name)
-        marks.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"/>'
+        pattern = ' stroke-dasharray="5 3"' if dash == 'dashed' else ''
+        marks.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.8"{pattern}/>'
                      f'<text x="{across(found[-1][0]) + 5:.1f}" y="{ends[name] + 4:.1f}" fill="{colour}">{html.escape(name)} {_tell(found[-1][1])}</text>')
     return f'<svg width="{width}" height="{height}" font-size="11" font-family="sans-serif" role="img">{"".join(marks)}</svg>'
 
@@ -232,9 +247,13 @@ class Chart(ipywidgets.VBox):
         axis.set_title(self.caption, fontsize=8)
         axis.tick_params(labelsize=7)
         if self.kind == 'bars':
-            axis.barh(list(self.values), list(self.values.values()), color=[colour_of(name) for name in self.values])
+            bars = axis.barh(list(self.values), list(self.values.values()), color=[colour_of(name) for name in self.values])
+            axis.bar_label(bars, map(_tell, self.values.values()), padding=2, fontsize=7)
+            axis.margins(x=.15)
             return axis.invert_yaxis()
-        for name, (xs, ys) in self.values.items(): axis.plot(xs, ys, color=colour_of(name), label=name)
+        for (name, (xs, ys)), dash in zip(self.values.items(), _dashes(self.values).values()):
+            axis.plot(xs, ys, color=colour_of(name), linestyle=dash, marker='.' if len(xs) == 1 else None, label=name)
+        axis.set_xlabel(self.settings.get('about', 'iteration'), fontsize=7)
         if self.values: axis.legend(fontsize=7)
         if self.settings.get('mark') is not None: axis.axvline(self.settings['mark'], color='#666666')
         axis.set_ylim(self.settings.get('low'), self.settings.get('high'))
@@ -249,7 +268,7 @@ function render({ model, el }) {
   image.draggable = false;
   frame.append(image, glass);
   el.append(frame);
-  let stroke = [], sent = 0, waiting = null;
+  let stroke = [], sent = 0, begun = 0, waiting = null;
   const size = () => [model.get('columns'), model.get('rows')];
   const brush = (x, y) => {
     const [columns, rows] = size(), one = glass.width/columns, width = model.get('brush');
@@ -282,6 +301,7 @@ function render({ model, el }) {
     waiting = null;
     if (!stroke.length) return;
     sent += 1;
+    model.set('begun', begun);
     model.set('stroke', [sent, ...stroke]);
     model.save_changes();
     stroke = [];
@@ -295,7 +315,7 @@ function render({ model, el }) {
     brush(x, y);
     if (waiting === null) waiting = setTimeout(send, 120);
   };
-  glass.addEventListener('pointerdown', event => { glass.setPointerCapture(event.pointerId); add(event); });
+  glass.addEventListener('pointerdown', event => { glass.setPointerCapture(event.pointerId); begun += 1; add(event); });
   glass.addEventListener('pointermove', event => { if (event.buttons & 1) add(event); });
   glass.addEventListener('pointerup', () => { clearTimeout(waiting); send(); });
   model.on('change:png', show);
@@ -317,7 +337,8 @@ class Pointed(anywidget.AnyWidget):
     frame = traitlets.List().tag(sync=True)      # x, y, width, height of a frame to draw, in pixels of the picture; empty: none
     brush = traitlets.Int(0).tag(sync=True)      # width of the trail that the mouse leaves until the picture changes
     colour = traitlets.Unicode('#000000').tag(sync=True) # of the trail
-    stroke = traitlets.List().tag(sync=True)     # a number that counts strokes, then [x, y] for each pixel
+    begun = traitlets.Int(0).tag(sync=True)      # how many strokes the mouse has begun: tells whether a piece goes on with the last one
+    stroke = traitlets.List().tag(sync=True)     # a piece of a stroke: a number that counts pieces, then [x, y] for each pixel
 
 # %% ../nbs/14_widgets.ipynb #06915147
 class PointedPicture(ipywidgets.VBox):
@@ -325,7 +346,7 @@ class PointedPicture(ipywidgets.VBox):
     def __init__(self,
         caption:str,         # a few words, above it
         picture:np.ndarray,  # (H,W,3) uint8
-        on_stroke,           # called with the list of (x, y), in pixels of the picture
+        on_stroke,           # called with a list of (x, y), pixels of the picture: a stroke, or the next piece of one that goes on
         width:int=256,       # pixels on the screen
         colour:str='#666666', # of the line under the caption
     ):
@@ -355,8 +376,7 @@ class PointedPicture(ipywidgets.VBox):
             x, y, width, height = self.pointed.frame
             from matplotlib.patches import Rectangle
             axis.add_patch(Rectangle((x - .5, y - .5), width, height, fill=False, edgecolor='white', linewidth=2))
-        axis.set_title(self.caption, fontsize=8)
-        axis.set_axis_off()
+        _put_title(axis, self.caption)
 
 # %% ../nbs/14_widgets.ipynb #32effd8f
 TURN = threading.RLock()   # held by what happens on a stage: a step, or a click
@@ -430,7 +450,7 @@ class Stage:
         rows:list,     # rows of `Picture`, `PointedPicture`, `Chart` or other widgets
         patience:int=500, # steps without an interaction after which what plays stops
     ):
-        self.rows, self.controls, self.status, self.fault = rows, controls, ipywidgets.HTML(), None
+        self.rows, self.controls, self.status, self.sentence, self.fault = rows, controls, ipywidgets.HTML(), '', None
         self.ticker = Ticker(type(self).__name__, lambda: self.attempt(self.tick), patience, self.playing)
         wrap = ipywidgets.Layout(flex_flow='row wrap', align_items='flex-start')
         self.view = ipywidgets.VBox([*(ipywidgets.HBox(row, layout=wrap) for row in controls), self.status,
@@ -448,6 +468,7 @@ class Stage:
         colour:str='#333333', # of the text
     ):
         "Put a sentence into the line"
+        self.sentence = text
         self.status.value = f'<div style="min-height:1.5em;color:{colour}">{html.escape(text)}</div>'
 
     def attempt(self,
@@ -498,8 +519,12 @@ class Stage:
         from matplotlib import pyplot
         rows = [[part for part in row if hasattr(part, 'draw')] for row in self.rows]
         rows = [row for row in rows if row]
-        figure = pyplot.figure(figsize=(width, 2.*len(rows)), layout='constrained')
-        for strip, row in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows):
+        line = textwrap.fill(self.sentence, int(16*width))
+        heights = [.15*(line.count('\n') + 1) + .1]*bool(line) + [2.]*len(rows)
+        figure = pyplot.figure(figsize=(width, sum(heights)), layout='constrained')
+        strips = list(np.atleast_1d(figure.subfigures(len(heights), 1, height_ratios=heights)))
+        if line: strips.pop(0).text(.01, .5, line, fontsize=8, va='center')
+        for strip, row in zip(strips, rows):
             ratios = [2.2 if isinstance(part, Chart) else 1. for part in row]
             for axis, part in zip(np.atleast_1d(strip.subplots(1, len(row), width_ratios=ratios)), row): part.draw(axis)
         return figure

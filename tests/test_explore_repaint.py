@@ -37,7 +37,7 @@ def test_overpainting_is_the_same_in_any_order(stage):
 
 
 def test_a_stroke_at_the_border_stays_inside(stage):
-    stage.brush.value, stage.painted_at = 21, 0.
+    stage.brush.value = 21
     stage.aerial.pointed.stroke = [1, [63, 63], [0, 63]]
     assert stage.fault is None
     changed = (stage.picture != stage.original.aerial).any(2)
@@ -55,12 +55,10 @@ def test_a_roof_is_one_tile_and_plain_tiles_come_first():
 
 
 def test_a_stroke_does_not_go_on_after_undo_or_in_another_place(stage):
-    stage.painted_at = 1e18                                        # "just now", for ever
     for at, between in enumerate((stage.undo.click, lambda: setattr(stage.place, 'value', 3), stage.reset.click)):
         stage.aerial.pointed.stroke = [2*at + 1, [30, 30]]
         between()
-        rest = len(stage.history)
-        stage.painted_at = 1e18
+        rest = len(stage.history)                                  # the button is still down: `begun` stays
         stage.aerial.pointed.stroke = [2*at + 2, [31, 30]]
         assert len(stage.history) == rest + 1 and stage.fault is None
 
@@ -83,11 +81,21 @@ def test_the_mouse_paints_and_the_street_follows(page):
     glass.scroll_into_view_if_needed()
     box = glass.bounding_box()
     start, street, differs = pixels(page, aerial), pixels(page, now), pixels(page, difference)
-    page.mouse.move(box['x'] + 40, box['y'] + 40)
-    page.mouse.down()
-    page.mouse.move(box['x'] + 200, box['y'] + 120, steps=12)
-    page.mouse.up()
-    wait_for_change(page, aerial, start)
+    def drag(pause):
+        page.mouse.move(box['x'] + 40, box['y'] + 40)
+        page.mouse.down()
+        page.mouse.move(box['x'] + 120, box['y'] + 80, steps=6)
+        page.wait_for_timeout(pause)
+        page.mouse.move(box['x'] + 200, box['y'] + 120, steps=6)
+        page.mouse.up()
+        wait_for_change(page, aerial, start)
+        wait_idle(page)
+
+    drag(1500)                                                               # however slow, it is one stroke
+    for _ in range(2): stage.get_by_role('button', name='undo').click()
+    stage.get_by_text('Nothing is left to undo').wait_for()
+    start = pixels(page, aerial)
+    drag(0)
     wait_for_change(page, now, street)
     wait_for_change(page, difference, differs)
     wait_idle(page)

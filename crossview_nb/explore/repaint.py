@@ -176,8 +176,6 @@ def as_sources(
     return to_values(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous())   # another layout rounds otherwise
 
 # %% ../../nbs/explore/04_repaint.ipynb #b2ed3800
-from time import perf_counter
-
 from fastcore.basics import patch
 
 def _control(kind, *values, width=270, **more):
@@ -191,7 +189,7 @@ def _buttons(names):
 class Repaint(Stage):
     "An aerial view to paint on, and the street that a network imagines from it"
     def __init__(self):
-        self.places, self.history, self.trail, self.painted_at, self.carpets = paint_places(), [], [], 0., {}
+        self.places, self.history, self.trail, self.drag, self.carpets = paint_places(), [], [], None, {}
         self.others = {}   # model -> how much, on average, streets of two places differ
         slider = lambda value, low, high, name, width=250, step=1: _control(IntSlider, value, low, high, step, description=name, width=width)
         self.place, self.across, self.down = (slider(value, 0, high, name) for value, high, name in
@@ -262,14 +260,13 @@ def point(self:Repaint,
 
 @patch
 def dragged(self:Repaint,
-    stroke:list, # of (x, y), pixels
+    piece:list, # of a stroke: (x, y), pixels
 ):
-    "A piece of a stroke of the mouse"
-    steps = [abs(np.subtract(stroke[0], last)).max() for last in self.trail[-1:]]
-    goes_on = bool(steps) and steps[0] <= 12 and perf_counter() - self.painted_at < .4   # a click farther away is a new stroke, however soon
-    self.brush_over((self.trail[-1:] if goes_on else []) + stroke, goes_on)
-    self.trail, self.painted_at = stroke, perf_counter()
-    self.x.value, self.y.value = stroke[-1]
+    "The next piece of a stroke of the mouse, or a new stroke"
+    goes_on = bool(self.trail) and self.aerial.pointed.begun == self.drag
+    self.brush_over((self.trail[-1:] if goes_on else []) + piece, goes_on)
+    self.trail, self.drag = piece, self.aerial.pointed.begun
+    self.x.value, self.y.value = piece[-1]
 
 # %% ../../nbs/explore/04_repaint.ipynb #a2352da8
 @patch
