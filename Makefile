@@ -98,8 +98,10 @@ lab: $(VENV)/.installed
 	  --LabApp.default_url=/lab/tree/nbs/index.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
 
 # Voila runs a notebook anew for each visitor and shows what it displays, not its code. The address with the token in it is printed.
+# It serves all of nbs/, so that the explore notebooks' links to the others lead somewhere.
 play: $(VENV)/.installed
-	@PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/voila nbs/explore --Voila.ip=127.0.0.1 --token
+	@echo 'Open the address below, and there the folder explore.'
+	@PATH="$(CURDIR)/$(bin):$$PATH" $(bin)/voila nbs --Voila.ip=127.0.0.1 --token
 
 # --- what a contributor does -----------------------------------------------------------------------------------
 

@@ -67,6 +67,7 @@ class Contrast(NamedTuple):
     "Two sets of runs compared by one measure"
     difference: float # second mean minus first
     error: float      # its standard error, from the seeds
+    p: float          # of Welch's test, which lets the two spreads differ
     verdict: str      # 'better', 'worse' or 'not told apart'
 
 def contrast(
@@ -74,14 +75,16 @@ def contrast(
     second:list, # runs of another
     measure:tuple, # (group, name)
     where:str='test, running', # which figures
-    least:float=2.78, # standard errors; Student's t for 95 % with three runs each
+    level:float=.05,           # how often chance alone may say yes
 )->Contrast:
     "Is the second better, and by more than the seeds' spread?"
+    from scipy.stats import ttest_ind
     one, two = values_of(first, measure, where), values_of(second, measure, where)
     difference, error = two.mean() - one.mean(), math.sqrt(one.var(ddof=1)/len(one) + two.var(ddof=1)/len(two))
     higher = first[0]['figures'][where][measure].better == 'higher'
-    if not abs(difference) > least*error: return Contrast(difference, error, 'not told apart')
-    return Contrast(difference, error, 'better' if (difference > 0) == higher else 'worse')
+    p = float(ttest_ind(two, one, equal_var=False).pvalue)
+    verdict = 'not told apart' if not p < level else 'better' if (difference > 0) == higher else 'worse'
+    return Contrast(difference, error, p, verdict)
 
 def mean_and_spread(
     values:np.ndarray, # one number a seed

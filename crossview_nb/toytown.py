@@ -283,7 +283,7 @@ def _add_house(town, r, x, y, yaw, depth, width, front):
 
 # %% ../nbs/01_toytown.ipynb #0d0782af
 def _build_cars(town):
-    "Driving in the lanes, standing at the kerb and on the other road; none within 8 m of the camera in its own lane"
+    "Driving in the lanes, standing at the kerb and on the other road; none on the road within 6 m of the camera, 9 m ahead or behind in its own lane"
     s = town.scene
     for slot in range(-5, 9):
         for side in (-1, 1):

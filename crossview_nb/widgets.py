@@ -31,7 +31,7 @@ from .data import CITYSCAPES, CrossViewBatch, CrossViewDataset, sample_data, to_
 
 # %% ../nbs/14_widgets.ipynb #50c2f604
 COLOURS = dict(G='#0072B2', G1='#0072B2', G2='#56B4E9', D='#D55E00', D1='#D55E00', D2='#E69F00',
-               real='#009E73', fake='#CC3311', feedback='#AA4499', L1='#000000', segmentation='#999933')
+               real='#009E73', fake='#CC3311', feedback='#AA4499', L1='#000000', image='#0072B2', segmentation='#999933')
 
 def colour_of(
     name:str, # a player or a loss, as the regimes call them
@@ -249,6 +249,7 @@ class Chart(ipywidgets.VBox):
         if self.kind == 'bars':
             bars = axis.barh(list(self.values), list(self.values.values()), color=[colour_of(name) for name in self.values])
             axis.bar_label(bars, map(_tell, self.values.values()), padding=2, fontsize=7)
+            if self.settings.get('most'): axis.set_xlim(0, self.settings['most'])
             axis.margins(x=.15)
             return axis.invert_yaxis()
         for (name, (xs, ys)), dash in zip(self.values.items(), _dashes(self.values).values()):

@@ -20,6 +20,7 @@ def test_every_pixel_of_every_depth_leads_to_a_patch_that_shows_it(stage):
 
 
 def test_a_drag_counts_where_it_ends(stage):
+    stage.depth.value = 3
     stage.parts['fake'][1].pointed.stroke = [1, [3, 3], [30, 3], [60, 62]]
     assert (stage.across.value, stage.down.value) == (5, 5)
     assert stage.aerial.pointed.frame == stage.parts['real'][0].pointed.frame == [17., 17., 47., 47.]
@@ -57,7 +58,7 @@ def test_a_click_chooses_the_patch_and_its_reason(page):
     before = pixels(page, why)
     stage.get_by_role('slider').nth(1).press('ArrowLeft')                                  # the depth, by the keyboard
     wait_for_change(page, why, before)
-    stage.get_by_text('A patch of 34 by 34 pixels').wait_for()
+    stage.get_by_text('A patch of 16 by 16 pixels').wait_for()
     screenshot(page, 'critic-depth', of=stage)
     wait_idle(page)
     assert messages_within(page, 1.) == 0 and not too_wide(page)

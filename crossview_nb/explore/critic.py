@@ -100,7 +100,7 @@ class PatchCritic(Stage):
     def __init__(self):
         self.places, self.critics, self.moving, self.spot = sample_places('a2g', 8), {}, False, (28, 44)
         with torch.no_grad(): self.imagined, _ = load_pretrained('fork-a2g')(self.places.source)
-        self.place, self.depth = _control(IntSlider, 0, 0, 7, 'place'), _control(IntSlider, 3, 1, 4, 'depth n')
+        self.place, self.depth = _control(IntSlider, 0, 0, 7, 'place'), _control(IntSlider, 2, 1, 4, 'depth n')
         self.across, self.down = _control(IntSlider, 0, 0, 5, 'across'), _control(IntSlider, 0, 0, 5, 'down')
         self.opacity, self.nudge = _control(FloatSlider, .7, 0, 1, 'opacity', step=.1), _control(IntSlider, 0, 0, 16, 'nudge')
         buttons = [Button(description=f'{name} imagined patch', tooltip=tip, layout={'width': '200px'}) for name, tip in

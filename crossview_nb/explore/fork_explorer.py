@@ -108,7 +108,7 @@ class ForkExplorer(Stage):
                          [[self.aerial, *self.images, self.weight], [self.sheet, *self.segmentations, self.cost]])
         for control in (self.place, self.channel, self.strength, self.fork): self.bind(control, self.redraw)
         rank = dict(zip(buttons, (lambda image, segmentation: image, lambda image, segmentation: segmentation,
-                                  lambda image, segmentation: (image - segmentation).abs())))
+                                  lambda image, segmentation: (image/image.mean() - segmentation/segmentation.mean()).abs())))
         for button, by in rank.items(): self.bind(button, lambda by=by: self.choose(int(by(*self.effects.unbind(1)).argmax())))
         self.redraw()
 
@@ -150,7 +150,7 @@ class ForkExplorer(Stage):
         "Bars, and the line"
         image, segmentation = self.effects[self.channel.value].tolist()
         means = self.effects.mean(0).tolist()
-        self.weight.show({'G image': image, 'segmentation': segmentation, 'G mean channel': means[0], 'segmentation mean': means[1]},
+        self.weight.show({'image': image, 'image mean': means[0], 'segmentation': segmentation, 'segmentation mean': means[1]},
                          most=self.effects.max().item())
         shared, heads = fork_cost(self.costs, self.fork.value)
         whole = fork_cost(self.costs, len(self.costs)//2 + 1)[1]

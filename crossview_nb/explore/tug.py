@@ -106,7 +106,9 @@ class Angles(ipywidgets.VBox):
         axis.set_title(self.caption, fontsize=8)
         axis.imshow([[self.cosines.get((row, column), math.nan) for column in self.names[:-1]] for row in self.names[1:]], cmap='PuOr', vmin=-2, vmax=2, aspect='auto')
         for at, row in enumerate(self.names[1:]):
-            for to, column in enumerate(self.names[:at + 1]): axis.text(to, at, f'{self.cosines[row, column]:.2f}', ha='center', va='center', fontsize=8)
+            for to, column in enumerate(self.names[:at + 1]):
+                value = self.cosines[row, column]
+                axis.text(to, at, '–' if math.isnan(value) else f'{value:.2f}', ha='center', va='center', fontsize=8)
         axis.set_xticks(range(len(self.names) - 1), self.names[:-1], fontsize=7)
         axis.set_yticks(range(len(self.names) - 1), self.names[1:], fontsize=7)
 
