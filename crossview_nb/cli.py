@@ -130,12 +130,12 @@ def run_train(
 # %% ../nbs/16_cli.ipynb #756d71b4
 def add_toytown(parser):
     "The options of `crossview toytown`"
-    from crossview_nb.toytown import write_toytown
+    from crossview_nb.pairs import write_toytown
     add_options(parser, write_toytown, but=['progress'], positional=['folder'], types=dict(workers=int))
 
 def run_toytown(options):
     "`crossview toytown`"
-    from crossview_nb.toytown import write_toytown
+    from crossview_nb.pairs import write_toytown
     print(f"{options['n']} pairs in {write_toytown(**options, progress=sys.stdout.isatty())}")
 
 def add_combine(parser):

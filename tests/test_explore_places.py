@@ -22,7 +22,7 @@ def test_a_slider_that_the_browser_sends_back_rounded_is_no_change(stage):
 
 def test_new_towns_and_samples_are_none_that_networks_learnt_from(stage):
     from crossview_nb.explore.places import TOWNS
-    from crossview_nb.toytown import SPLITS, scene_seed
+    from crossview_nb.pairs import SPLITS, scene_seed
     numbers = {scene_seed(place, split) for split, many in TOWNS.values() for place in range(many)}
     assert len(numbers) == sum(many for _, many in TOWNS.values())
     assert not {number % len(SPLITS) for number in numbers} & {SPLITS.index('train'), SPLITS.index('test')}

@@ -10,7 +10,7 @@ from safetensors.torch import load, save_file
 from crossview_nb.data import CITYSCAPES, DataError, sample_data
 from crossview_nb.judges import (JUDGES, QUESTIONS, SCENE_CLASSES, SEEN_CLASSES, Towns, build_judge, check_pictures, judge_card, load_judge,
                                  places_classifier, read_towns, save_judge, scene_positions, score_judge, train_judge)
-from crossview_nb.toytown import write_toytown
+from crossview_nb.pairs import write_toytown
 
 NEW_TOWNS = 9205    # a seed that nothing else uses: neither the judges' lessons (7100) nor the samples (0)
 every_judge = pytest.mark.parametrize('name', JUDGES)
@@ -110,7 +110,8 @@ def test_other_sizes(size):
 
 def test_sees_the_same_at_256(fresh):
     "A street rendered larger gets the answers of the smaller one, mostly"
-    from crossview_nb.toytown import render_pair, scene_seed
+    from crossview_nb.pairs import scene_seed
+    from crossview_nb.toytown import render_pair
     large = torch.stack([torch.tensor(render_pair(scene_seed(i, 'test', NEW_TOWNS), size=256, supersample=1)['street']) for i in range(4)]).permute(0, 3, 1, 2)/255
     small, judge = fresh['street'].images[:4]/255, load_judge('street-segmenter')
     agree = judge.segment(large)[:, 2::4, 2::4] == judge.segment(small)

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np, pytest, torch
 from PIL import Image
 
-from crossview_nb import toytown
-from crossview_nb.toytown import Town, render_pair, scene_attributes, scene_seed, toytown_scene, write_toytown
+from crossview_nb import pairs, toytown
+from crossview_nb.pairs import scene_seed, write_toytown
+from crossview_nb.toytown import Town, render_pair, scene_attributes, toytown_scene
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = ROOT/'data_samples'
@@ -60,26 +61,26 @@ def test_shapes(size, supersample):
 
 def test_more_workers_write_the_same(tmp_path):
     one = write_toytown(tmp_path/'one', 4, size=16, workers=1, progress=False)
-    code = f"from crossview_nb import toytown; toytown._FEW_PIXELS = 0; toytown.write_toytown({str(tmp_path/'two')!r}, 4, size=16, workers=2, progress=False)"
+    code = f"from crossview_nb import pairs; pairs._FEW_PIXELS = 0; pairs.write_toytown({str(tmp_path/'two')!r}, 4, size=16, workers=2, progress=False)"
     done = run(code)      # an unguarded script
     assert done.returncode == 0, done.stderr
     for path in one.iterdir(): assert path.read_bytes() == (tmp_path/'two'/'train'/path.name).read_bytes()
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
-    write, n = toytown._write_pair, 0
+    write, n = pairs._write_pair, 0
 
     def interrupted(*args, **kwargs):
         nonlocal n
         n += 1
         if n == 3: raise KeyboardInterrupt
         return write(*args, **kwargs)
-    monkeypatch.setattr(toytown, '_write_pair', interrupted)
+    monkeypatch.setattr(pairs, '_write_pair', interrupted)
     with pytest.raises(KeyboardInterrupt): write_toytown(tmp_path, 5, size=16, progress=False)
     folder = tmp_path/'train'
     assert sorted(os.listdir(folder)) == ['000000.png', '000001.png']
     before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-    monkeypatch.setattr(toytown, '_write_pair', write)
+    monkeypatch.setattr(pairs, '_write_pair', write)
     write_toytown(tmp_path, 5, size=16, progress=False)
     assert {p: p.stat().st_mtime_ns for p in before} == before
     rows = list(csv.DictReader((folder/'attributes.csv').open()))
@@ -104,9 +105,9 @@ def test_a_full_disk_leaves_nothing_torn(tmp_path, monkeypatch):
 
 
 def test_a_worker_tells_of_its_full_disk(tmp_path):
-    code = ("import resource; from crossview_nb import toytown; toytown._FEW_PIXELS = 0\n"
+    code = ("import resource; from crossview_nb import pairs; pairs._FEW_PIXELS = 0\n"
             "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-            f"toytown.write_toytown({str(tmp_path)!r}, 4, size=16, workers=2, progress=False)")
+            f"pairs.write_toytown({str(tmp_path)!r}, 4, size=16, workers=2, progress=False)")
     done = run(code)
     assert done.returncode == 1 and 'File too large while writing' in done.stderr, done.stderr
     assert os.listdir(tmp_path/'train') == []
@@ -134,7 +135,7 @@ def test_pictures_of_others_are_not_mixed_in(tmp_path):
 
 
 def test_the_bar_in_a_terminal(tmp_path):
-    done = run(f"from crossview_nb.toytown import write_toytown; print(write_toytown({str(tmp_path)!r}, 3, size=16))")
+    done = run(f"from crossview_nb.pairs import write_toytown; print(write_toytown({str(tmp_path)!r}, 3, size=16))")
     assert done.returncode == 0 and '3/3' in done.stdout, done.stderr
 
 
@@ -155,7 +156,7 @@ def test_samples_are_small_and_keep_their_splits_apart():
 
 
 def test_ctrl_c_leaves_whole_pictures_and_no_process(tmp_path):
-    code = f"from crossview_nb.toytown import write_toytown; write_toytown({str(tmp_path)!r}, 2000, workers=2, progress=False)"
+    code = f"from crossview_nb.pairs import write_toytown; write_toytown({str(tmp_path)!r}, 2000, workers=2, progress=False)"
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     parent = subprocess.Popen([sys.executable, '-c', code], env=env, cwd='/', stderr=subprocess.PIPE, text=True, start_new_session=True)
     folder, deadline = tmp_path/'train', time.time() + 60

@@ -20,10 +20,10 @@ import torch
 
 from crossview_nb.data import CrossViewDataset, CrossViewLoader
 from crossview_nb.evaluation import evaluate
+from crossview_nb.pairs import write_toytown
 from crossview_nb.regime import RegimeConfig
 from crossview_nb.results import load_generator
 from crossview_nb.runs import train
-from crossview_nb.toytown import write_toytown
 from crossview_nb.training import TrainingConfig
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from crossview_nb.judges import JUDGES, judge_card, load_judge, read_towns, save_judge, score_judge, train_judge
-from crossview_nb.toytown import write_toytown
+from crossview_nb.pairs import write_toytown
 
 ROOT = Path(__file__).resolve().parent.parent
 SEED = 7100                          # of the towns; the samples have 0, the tests other numbers again

@@ -19,7 +19,8 @@ from ..data import DIRECTIONS, to_classes, to_colours, to_values
 from ..judges import SEEN_CLASSES, load_judge
 from ..metrics import class_iou
 from ..pretrained import load_pretrained
-from ..toytown import CLASS_COLOURS, CLASS_NAMES, render_pair, scene_attributes, scene_seed, toytown_scene
+from ..pairs import scene_seed
+from ..toytown import CLASS_COLOURS, CLASS_NAMES, render_pair, scene_attributes, toytown_scene
 from ..widgets import COLOURS, Picture, Stage, difference_picture, heat, overlay, square, to_picture
 
 # %% ../../nbs/explore/03_cross_view.ipynb #e00db9a9
