@@ -376,6 +376,32 @@ def _describe(
     settings = asdict(config)
     return title, summary, settings | settings.pop('networks')
 
+# %% ../nbs/10_results.ipynb #808a242b
+def _spread(
+    total:int, # places
+    few:int,   # how many of them at most
+)->list: # positions, from the first to the last
+    "A few positions, evenly spread"
+    few = min(few, total)
+    return sorted({round(i*(total - 1)/max(1, few - 1)) for i in range(few)})
+
+def _write_pictures(
+    drawn,        # yields what `generate` yields
+    folder:Path,  # images/ of a results folder
+    aspect:float, # width of the written pictures by their height
+    bgr:bool,     # are the channels blue, green, red?
+    keep:list,    # positions of the places that are returned
+)->tuple: # names, and kind -> (len(keep),3,H,W)
+    "Write batch by batch; keep a few in memory"
+    names, kept = [], {}
+    for batch, image, segmentation in drawn:
+        pictures = _all_pictures(batch, image, segmentation, bgr)
+        save_pictures(folder, batch.names, pictures, aspect)
+        here = [position - len(names) for position in keep if 0 <= position - len(names) < len(batch)]
+        for kind, images in pictures.items(): kept.setdefault(kind, []).append(images[here].cpu())
+        names += batch.names
+    return names, {kind: torch.cat(parts) for kind, parts in kept.items()}
+
 # %% ../nbs/10_results.ipynb #28d0daa7
 def write_results(
     name:str,                  # of the run
@@ -436,29 +462,3 @@ def add_to_page(
     beside = {f'{dict(other["summary"])["run"]}: imagined': Path(os.path.relpath(where/'images'/'output', folder)).as_posix() for other, where in zip(rest, found[1:])}
     write_text(Path(folder)/'index.html', results_page(**page, values=columns, better=better, others=beside))
     return Path(folder)/'index.html'
-
-# %% ../nbs/10_results.ipynb #808a242b
-def _spread(
-    total:int, # places
-    few:int,   # how many of them at most
-)->list: # positions, from the first to the last
-    "A few positions, evenly spread"
-    few = min(few, total)
-    return sorted({round(i*(total - 1)/max(1, few - 1)) for i in range(few)})
-
-def _write_pictures(
-    drawn,        # yields what `generate` yields
-    folder:Path,  # images/ of a results folder
-    aspect:float, # width of the written pictures by their height
-    bgr:bool,     # are the channels blue, green, red?
-    keep:list,    # positions of the places that are returned
-)->tuple: # names, and kind -> (len(keep),3,H,W)
-    "Write batch by batch; keep a few in memory"
-    names, kept = [], {}
-    for batch, image, segmentation in drawn:
-        pictures = _all_pictures(batch, image, segmentation, bgr)
-        save_pictures(folder, batch.names, pictures, aspect)
-        here = [position - len(names) for position in keep if 0 <= position - len(names) < len(batch)]
-        for kind, images in pictures.items(): kept.setdefault(kind, []).append(images[here].cpu())
-        names += batch.names
-    return names, {kind: torch.cat(parts) for kind, parts in kept.items()}

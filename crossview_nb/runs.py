@@ -120,10 +120,6 @@ class PlainProgress(Callback):
         if trainer.epoch == trainer.epochs or time.perf_counter() - self.shown > min(1., self.seconds):
             self.show(trainer, f'epoch {trainer.epoch}     ')
 
-
-
-
-
 # %% ../nbs/09a_runs.ipynb #0f6d8476
 class NotebookProgress(Callback):
     "Bars, a live graph of the losses, and pictures of the same few validation pairs"
@@ -161,7 +157,7 @@ class NotebookProgress(Callback):
         "Graph and pictures as they are now"
         self.bar.names = list(self.history)
         self.bar.update_graph([list(zip(*smoothed(points))) for points in self.history.values()])
-        if self.picture: self.picture.update(as_jpeg(snapshot(trainer.regime, self.places)))
+        if self.picture: self.picture.update(as_jpeg(snapshot(trainer.regime, self.places), zoom=2))
         self.shown = time.perf_counter()
 
 # %% ../nbs/09a_runs.ipynb #e2d0f571

@@ -20,10 +20,11 @@ from study import PAIRS, RESULTS, ROOT, SEED, SEEDS, measure
 
 SAMPLES = ROOT/'data_samples'
 CONSISTENCY = 'semantic consistency of the imagined image'
-RULE = (f'of the runs of this regime and direction that were done (all under "chosen"; n2: a critic of two layers, else three), the one whose imagined images agree best with '
+RULE = (f'of the runs of this regime and direction that were done (all under "chosen"; n2: a discriminator of two layers, else three), the one whose imagined images agree best with '
         f'the real segmentation (pixel accuracy of the shipped segmenter on them, in percent) on {PAIRS["val"]} validation places; the test places had no say')
 LIMITS = ('ToyTown only, {size} by {size} pixels: it knows no photograph. What the source cannot show (clouds, the far side of a house, cars that hide) '
-          'is averaged or made up. Expects the camera of ToyTown: the road runs up through the middle of the aerial view.')
+          'is averaged or made up. Expects the camera of ToyTown: the road runs up through the middle of the aerial view. FID and KID are taken '
+          'on features of ToyTown\'s own classifier: not to be compared with published ones.')
 TOLD = {'standard': ('SSIM', 'PSNR', 'sharpness difference'), 'ToyTown classifier': ('FID on its features', 'KID on its features', 'accuracy top-1', 'accuracy top-5'),
         CONSISTENCY: ('pixel accuracy', 'mIoU'), 'imagined segmentation': ('pixel accuracy', 'mIoU')}
 
@@ -61,7 +62,7 @@ def card_of(name, run, found, config):
             if one: measures[f'{group}: {measure_name}' + (f' ({one["unit"]})' if one['unit'] else '')] = [one['value'], one['low'], one['high']]
     return dict(name=name, data=f'ToyTown, {PAIRS["train"]:,} rendered pairs of {networks.size} by {networks.size} pixels, seed {SEED}; measured on {PAIRS["test"]:,} others',
                 budget=f'{config.epochs} epochs in batches of {config.batch_size}: {result["iterations"]:,} updates of each network, {result["seconds"]/60:.0f} minutes on one '
-                       f'busy CPU core, {result["precision"]}; Adam {networks.learning_rate:g}; width {networks.ngf}; critics of {networks.n_layers} layers',
+                       f'busy CPU core, {result["precision"]}; Adam {networks.learning_rate:g}; width {networks.ngf}; discriminators of {networks.n_layers} layers',
                 run=run, rule=RULE,
                 chosen={one: round(figure(other, 'val, running', CONSISTENCY, 'pixel accuracy')['value'], 3) for one, other in found.items()},
                 limits=LIMITS.format(size=networks.size), measures=measures)
