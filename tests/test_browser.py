@@ -1,12 +1,15 @@
 "JupyterLab and the results page in a real browser. browser.py has the helpers."
 import json
+import os
+import re
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from browser import (ROOT, cell_errors, console_errors, messages_within, open_notebook, pixels, run_all, screenshot, too_wide, wait_for_change,
-                     wait_idle, widgets)
+from browser import (ROOT, cell_errors, console_errors, free_port, isolated, messages_within, open_notebook, opened, pixels, run_all, screenshot, served,
+                     too_wide, wait_for_change, wait_idle, widgets)
 
 EXPLORE = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT/'nbs'/'explore').glob('*.ipynb'))
 
@@ -81,6 +84,32 @@ def test_learner_notebook(page):
 @pytest.mark.parametrize('path', EXPLORE, ids=lambda path: path.split('/')[-1].removesuffix('.ipynb'))
 def test_a_browser_test_opens_it(path):
     assert any(f"runs_quietly(page, '{path}')" in test.read_text(encoding='utf-8') for test in (ROOT/'tests').glob('test_explore_*.py'))
+
+
+# --- `make play` -----------------------------------------------------------------------------------------------
+
+def test_play_shows_a_stage_without_its_code(chromium, lab, tmp_path):
+    "As the Makefile starts it: Voila on all of nbs/, so that links from one notebook to another lead somewhere"
+    recipe, = [line for line in (ROOT/'Makefile').read_text(encoding='utf-8').splitlines() if '/voila ' in line]
+    served_folder, *options = recipe.split('/voila ')[1].split()
+    port = free_port()
+    command = [sys.executable, '-m', 'voila', str(lab.root/served_folder), *[option for option in options if option != '--token'], f'--port={port}', '--no-browser', '--Voila.port_retries=0']
+    env = os.environ | isolated(tmp_path/'jupyter') | dict(PYTHONPATH=os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')])))
+    url = f'http://127.0.0.1:{port}'
+    with served(command, url, tmp_path/'voila.log', env), opened(url, tmp_path) as page:
+        page.goto('/voila/render/explore/10_fork.ipynb', timeout=240_000)
+        stage = page.locator('.jupyter-widgets').first
+        stage.wait_for(timeout=60_000)
+        assert 'ForkExplorer(' not in page.inner_text('body') and page.get_by_role('heading', name='Where to fork').is_visible()
+        image = stage.locator('img').first
+        before = pixels(page, image)
+        stage.get_by_role('slider').first.press('ArrowRight')                                   # another place
+        wait_for_change(page, image, before)
+        page.goto('/')
+        page.get_by_text('explore', exact=True).dblclick()
+        page.get_by_text('01_step_the_game').wait_for()
+    linked = {link for path in EXPLORE for link in re.findall(r'\]\((?:\./)?([^)#:]+\.ipynb)', (ROOT/path).read_text(encoding='utf-8'))}
+    assert len(linked) > 5 and all((lab.root/served_folder/'explore'/link).resolve().is_relative_to((lab.root/served_folder).resolve()) for link in linked)
 
 
 # --- the results page, from the disk ---------------------------------------------------------------------------
