@@ -16,6 +16,7 @@ import inspect
 import sys
 import types
 import typing
+from functools import cache
 from pathlib import Path
 
 import crossview_nb
@@ -30,6 +31,7 @@ def plain_type(
     return annotation if annotation in (int, float, bool) else str
 
 # %% ../nbs/16_cli.ipynb #fae142da
+@cache   # reading the comments takes 15 ms, and every option asks
 def fields_of(
     source, # a dataclass or a function with docments
 )->list: # of (name, type, default, comment); `inspect.Parameter.empty` where there is no default
@@ -243,7 +245,7 @@ def main(
     words:list|None=None, # the command line without `crossview`; what the shell gave unless given
 )->int: # exit status: 0, 2 for a mistake, 130 after Ctrl-C
     "`crossview`"
-    words = sys.argv[1:] if words is None else list(words)
+    words, traceback = sys.argv[1:] if words is None else list(words), True   # until the command line is read
     try:
         options = vars(build_parser(next((word for word in words if word in COMMANDS), None)).parse_args(words))
         command, traceback = options.pop('command'), options.pop('traceback')
