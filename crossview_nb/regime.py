@@ -142,7 +142,7 @@ class State:
     stale: set = field(default_factory=set)      # generators to be run again before their output is used
     seen: torch.Tensor|None = None               # X-Seq: the image as G2 saw it, cut off from G1
     feedback: torch.Tensor|None = None           # X-Seq: the gradient that G2 sent back to `seen`
-    verdicts: dict = field(default_factory=dict) # discriminator -> its logits on the fake, before its update
+    verdicts: dict = field(default_factory=dict) # discriminator -> its logits on the fake, before its update; notebook 12 asks for them
 
 # %% ../nbs/05_regime.ipynb #400d5df4
 class Adam(torch.optim.Adam):

@@ -66,6 +66,16 @@ def test_title_says_what_it_is(path):
     assert re.match(r'# .+\n+> .+', first), 'a notebook opens with "# Title" and "> what it is in one line"'
 
 
+@every_notebook
+def test_no_text_waits_to_be_written(path):
+    "Placeholders, which one puts where a sentence needs an output that is not there yet, have stood in committed pages before"
+    for cell in cells(path, 'markdown'):
+        text = re.sub(r'```.*?```|`[^`]*`|\]\([^)]*\)|\$[^$]*\$', '', ''.join(cell['source']), flags=re.S)
+        assert re.search(r'[a-z]', text), f'{cell["id"]}: no text, but {text!r}'
+        found = re.findall(r'\b(?:TODO|FIXME|XXX|TIME|SEEN|HONEST|[A-Z]{3,}_[A-Z_]+)\b', text)
+        assert not found, f'{cell["id"]}: {found}'
+
+
 # Learner and explore notebooks are run from the wheel, in test_colab.py.
 OTHERS = [path for path in NOTEBOOKS if os.environ.get('CROSSVIEW_EVERY_WAY') or not (path.parent.name == 'explore' or path.name[0].isdigit() and path.parent.name == 'nbs')]
 
