@@ -21,7 +21,8 @@ DEMO_WIDTH  ?= 24
 DEMO_RATE   ?= 5e-4
 DEMO_EPOCHS ?= 30
 
-# Tests: so many at a time, each on one thread; a worker and the notebook that it runs take about 3 GB.
+# Tests: so many at a time, each on one thread (notebooks that ask for two don't hold the other's core while they wait);
+# a worker and the notebook that it runs take about 3 GB.
 TEST_WORKERS ?= 2
 
 bin := $(VENV)/bin
@@ -83,7 +84,7 @@ demo: $(VENV)/.installed
 	@$(bin)/crossview test --data-root demo/data --phase val --name demo
 	@echo; echo 'Open the page in a browser. Call make demo DEMO_EPOCHS=60 to go on learning, make lab to see how it works.'
 
-pytest = OMP_NUM_THREADS=1 $(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+pytest = OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(bin)/python -m pytest -n $(TEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 test: $(VENV)/.installed
 	@$(pytest)
